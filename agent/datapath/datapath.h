@@ -1,0 +1,90 @@
+// The one interface of all datapaths (drivers: user/, kernel/, fake/).
+//
+// Every call is idempotent and may fail; the tracker (tracker.h) keeps what is
+// desired and retries. All calls and callbacks are on the loop thread.
+#ifndef ESPALIER_AGENT_DATAPATH_DATAPATH_H_
+#define ESPALIER_AGENT_DATAPATH_DATAPATH_H_
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "agent/base/ip_address.h"
+#include "agent/base/security_association.h"
+
+namespace espalier::datapath {
+
+// What names an SA: RFC 4301 4.1 (destination, protocol ESP, SPI).
+struct SaKey {
+  base::Direction direction = base::Direction::kInbound;
+  base::IpAddress outer_destination;
+  base::Spi spi;
+  friend auto operator<=>(const SaKey&, const SaKey&) = default;
+};
+
+// Which inner traffic goes to which peer. Between policies of one table the
+// most specific remote selector wins. An outbound packet that meets a policy
+// without an SA is held or dropped, never sent in plaintext.
+struct Policy {
+  base::Reqid reqid;
+  std::vector<base::IpPrefix> local;
+  std::vector<base::IpPrefix> remote;
+  // Where the tunnel goes; for the driver's templates and for on-demand.
+  base::IpAddress outer_source;
+  base::IpAddress outer_destination;
+  friend bool operator==(const Policy&, const Policy&) = default;
+};
+
+// An SA as it stands in the datapath; keys are never read back.
+struct InstalledSa {
+  SaKey key;
+  base::IpAddress outer_source;
+  base::Reqid reqid;
+  base::SaCounters counters;
+};
+
+// Called on the loop thread.
+struct Events {
+  std::function<void(const SaKey&, bool hard)> expired;
+  std::function<void(const SaKey&)> inbound_seen;  // after WatchInbound
+  std::function<void(base::Reqid)> acquire;        // traffic without an SA
+  // The driver lost its backend (espd died): everything installed is gone and
+  // no key may be installed again; SAs have to be negotiated anew.
+  std::function<void(const absl::Status&)> lost;
+};
+
+using Done = std::function<void(absl::Status)>;
+
+class Datapath {
+ public:
+  virtual ~Datapath() = default;
+
+  virtual void SetEvents(Events events) = 0;
+
+  // A key is installed once, ever: an SA that is already there under this key
+  // is AlreadyExists, whatever its contents.
+  virtual void InstallSa(base::EspSa sa, Done done) = 0;
+  // OK when it is already gone.
+  virtual void RemoveSa(const SaKey& key, Done done) = 0;
+  virtual void WatchInbound(const SaKey& key) = 0;
+
+  // Replaces the policy of that reqid.
+  virtual void SetPolicy(const Policy& policy, Done done) = 0;
+  virtual void RemovePolicy(base::Reqid reqid, Done done) = 0;
+
+  // All SAs of Espalier's own (reqid range), with counters.
+  virtual void ListSas(
+      std::function<void(absl::StatusOr<std::vector<InstalledSa>>)> done) = 0;
+  virtual void ListPolicies(
+      std::function<void(absl::StatusOr<std::vector<Policy>>)> done) = 0;
+
+  // The interface that routes to peers' pod CIDRs point at.
+  virtual std::string tunnel_interface() const = 0;
+  virtual std::string name() const = 0;  // "user", "kernel", "fake"
+};
+
+}  // namespace espalier::datapath
+
+#endif  // ESPALIER_AGENT_DATAPATH_DATAPATH_H_

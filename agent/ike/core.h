@@ -1,0 +1,77 @@
+// The IKEv2 protocol core (RFC 7296): one per node, all IKE_SAs inside.
+//
+// Sans-IO: everything that happens comes in through a Handle*() or a command,
+// with the time; everything to be done comes out of PollAction() until that is
+// empty. No call blocks, throws or keeps a reference to its arguments. One
+// thread.
+#ifndef ESPALIER_AGENT_IKE_CORE_H_
+#define ESPALIER_AGENT_IKE_CORE_H_
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "agent/base/random.h"
+#include "agent/ike/action.h"
+#include "agent/ike/config.h"
+
+namespace espalier::ike {
+
+class Core {
+ public:
+  // `random` outlives the core.
+  Core(CoreConfig config, base::RandomSource* random);
+  ~Core();
+
+  // --- commands of the owner ---
+
+  // Adds a peer or replaces its configuration; live SAs go on and meet the new
+  // configuration at their next exchange. InvalidArgument says which field.
+  absl::Status UpsertPeer(base::Instant now, PeerConfig peer);
+  // Deletes the peer's SAs (with a Delete on the wire) and forgets it.
+  void RemovePeer(base::Instant now, PeerId peer);
+  // Starts an IKE_SA unless one is up or under way; keeps trying with backoff
+  // until StopEstablishing or RemovePeer.
+  void Establish(base::Instant now, PeerId peer);
+  void StopEstablishing(base::Instant now, PeerId peer);
+  void RekeyIkeSa(base::Instant now, PeerId peer);
+  void RekeyChildSa(base::Instant now, PeerId peer);
+  // Deletes the peer's IKE_SA and its CHILD_SAs; Establish starts anew.
+  void Delete(base::Instant now, PeerId peer);
+
+  // --- what happens ---
+
+  // `bytes` is an IKE message without the non-ESP marker.
+  void HandleDatagram(base::Instant now, const Path& path,
+                      base::ByteSpan bytes);
+  void HandleTimeout(base::Instant now);
+  void HandleCryptoDone(base::Instant now, CryptoJobId id,
+                        crypto::Result result);
+  void HandleDatapathDone(base::Instant now, DatapathOpId op,
+                          absl::Status status);
+  // The first packet came in on a watched inbound SA.
+  void HandleInboundSeen(base::Instant now, base::Spi spi);
+  // A byte or packet limit of a datapath SA was reached; `hard`: it is dead.
+  void HandleSaExpired(base::Instant now, base::Direction direction,
+                       base::Spi spi, bool hard);
+
+  // --- out ---
+
+  std::optional<Action> PollAction();
+  // When HandleTimeout wants to be called, at the latest; nullopt: never.
+  std::optional<base::Instant> NextTimeout() const;
+
+  // --- looking in ---
+
+  std::vector<IkeSaInfo> IkeSas() const;
+  const CoreCounters& counters() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace espalier::ike
+
+#endif  // ESPALIER_AGENT_IKE_CORE_H_
