@@ -1,0 +1,149 @@
+// The standalone cluster source: one YAML file in place of the API server
+// (DESIGN 7, "Standalone"). These are the values that came out of it, checked;
+// docs/configuration.md has every field.
+#ifndef ESPALIER_AGENT_MESH_CONFIG_CONFIG_H_
+#define ESPALIER_AGENT_MESH_CONFIG_CONFIG_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "agent/base/bytes.h"
+#include "agent/base/ip_address.h"
+#include "agent/base/log.h"
+#include "agent/base/secret_bytes.h"
+#include "agent/base/security_association.h"
+#include "agent/ike/config.h"
+
+namespace espalier::mesh {
+
+// A file that the configuration names, with the place where it does, so that
+// an error about the file can say who asked for it. Relative paths are taken
+// from the folder of the configuration file.
+struct FileReference {
+  std::string path;
+  int line = 0;
+  int column = 0;
+};
+
+struct PskCredential {
+  FileReference file;
+  // Filled by LoadFiles; never empty after it. Shared because a configuration
+  // is copied while the secret is not.
+  std::shared_ptr<const base::SecretBytes> secret;
+};
+
+struct PublicKeyCredential {
+  // Read from the configuration or by LoadFiles: DER SubjectPublicKeyInfo.
+  // More than one: the peer is changing its key.
+  std::vector<base::Bytes> keys;
+  std::vector<FileReference> files;
+};
+
+using PeerCredential = std::variant<PskCredential, PublicKeyCredential>;
+
+enum class Initiate : uint8_t {
+  kAuto,    // the lower identity of the pair begins (DESIGN 3)
+  kAlways,  // for peers that never begin
+  kNever,   // for peers that cannot be reached first (behind a NAT)
+};
+
+struct Peer {
+  std::string name;  // unique in the file
+  ike::Identity identity;
+  // At most one of each family, the first is preferred.
+  std::vector<base::IpAddress> addresses;
+  std::vector<base::IpPrefix> pod_cidrs;
+  PeerCredential credential;
+  // Empty: the file's `proposals`, already copied in.
+  std::vector<ike::IkeProposal> ike_proposals;
+  std::vector<ike::ChildProposal> child_proposals;
+  bool force_encapsulation = false;
+  Initiate initiate = Initiate::kAuto;
+  uint16_t ike_port = 500;  // of the peer
+  // Where the peer's entry stands in the file.
+  int line = 0;
+  int column = 0;
+};
+
+struct Node {
+  std::string name;
+  ike::Identity identity;
+  // This node's own, that IKE and ESP leave from; at most one of each family.
+  std::vector<base::IpAddress> addresses;
+  std::vector<base::IpPrefix> pod_cidrs;
+  uint32_t uplink_mtu = 1500;
+};
+
+// The node's own key pair for peers with public keys.
+struct PrivateKeySource {
+  FileReference file;
+  bool generate = false;  // make an Ed25519 key when the file is not there
+};
+
+struct Timers {
+  absl::Duration liveness_interval = absl::Seconds(30);
+  absl::Duration nat_keepalive_interval = absl::Seconds(20);
+  absl::Duration drain_time = absl::Seconds(5);
+  absl::Duration grace = absl::Seconds(10);
+  absl::Duration retransmit_base = absl::Milliseconds(500);
+  absl::Duration retransmit_max = absl::Seconds(15);
+  int retransmit_tries = 8;
+};
+
+struct Lifetimes {
+  absl::Duration ike_soft = absl::Hours(4);
+  absl::Duration ike_hard = absl::Hours(5);
+  base::SaLimits child = {.soft_time = absl::Hours(1),
+                          .hard_time = absl::Minutes(80)};
+};
+
+struct Config {
+  Node node;
+  // What counts as inside the cluster; holds every pod CIDR of the file.
+  std::vector<base::IpPrefix> cluster_pod_cidrs;
+  std::optional<PrivateKeySource> private_key;
+  std::vector<Peer> peers;
+  Lifetimes lifetimes;
+  Timers timers;
+  uint32_t replay_window = 4096;
+  size_t cookie_threshold = 64;
+  size_t fragment_size = 1200;
+  uint16_t ike_port = 500;
+  uint16_t nat_traversal_port = 4500;
+  // The file names no other datapath than "user" yet: espalier-espd.
+  std::string espd_socket = "/run/espalier/espd.sock";
+  std::string agent_socket = "/run/espalier/agent.sock";
+  std::string state_directory = "/var/lib/espalier";
+  // 127.0.0.1:9469 unless said otherwise; nullopt: no HTTP at all.
+  std::optional<base::Endpoint> metrics_listen;
+  base::LogLevel log_level = base::LogLevel::kInfo;
+  // Empty: no key log. Whoever reads that folder reads the traffic.
+  std::string key_log_directory;
+  int crypto_threads = 2;
+};
+
+// Parses `text`, which came from the file `name`; reads no other file. On an
+// error: InvalidArgument whose message has one line for each error of the
+// file, "name:line:column: what was found, what was expected".
+absl::StatusOr<Config> ParseConfig(const std::string& text,
+                                   const std::string& name);
+
+// Reads the files that the configuration names (pre-shared keys, public keys);
+// errors as ParseConfig. A secret that others may read is refused.
+absl::Status LoadFiles(const std::string& name, Config* config);
+
+// Both, for a file on disk of at most 1 MiB.
+absl::StatusOr<Config> LoadConfig(const std::string& path);
+
+// Every field that the file may have, as dotted paths ("node.podCIDRs",
+// "peers[].identity"), for the check that all of them are documented.
+std::vector<std::string> ConfigFields();
+
+}  // namespace espalier::mesh
+
+#endif  // ESPALIER_AGENT_MESH_CONFIG_CONFIG_H_
