@@ -1,0 +1,155 @@
+"""./dev: build, test, try and look after Espalier."""
+
+import argparse
+import os
+import signal
+import sys
+
+import build
+from console import DevError, colour, must_run
+import packages
+import paths
+import style
+import suite
+
+DESCRIPTION = """Build, test and try Espalier. Missing Debian packages are installed by apt (as
+root); caches live in ~/.cache/espalier, builds in build/PRESET."""
+
+EXAMPLES = """examples:
+  ./dev demo              three nodes, six pods, ESP between them (as root)
+  ./dev test              everything that CI runs
+  ./dev test unit --quick one stage
+  ./dev build release     what users run, in build/release/bin
+  ./dev COMMAND --help    more on a command"""
+
+
+def cmd_build(args) -> int:
+    packages.ensure([])
+    build.build(args.preset, args.target)
+    return 0
+
+
+def cmd_test(args) -> int:
+    if args.list:
+        print("\n".join(suite.stages(suite.Totals())))
+        return 0
+    return suite.main(args.stage, args.quick)
+
+
+def cmd_format(args) -> int:
+    packages.ensure(["format"])
+    style.format_files(args.check)
+    return 0
+
+
+def cmd_tidy(args) -> int:
+    packages.ensure(["format"])
+    build.build("dev")
+    style.tidy(args.path)
+    return 0
+
+
+def cmd_fuzz(args) -> int:
+    packages.ensure([])
+    target = args.target
+    corpus = paths.ROOT / "tests/fuzz/corpus" / target.removesuffix("_fuzz")
+    if not corpus.is_dir():
+        have = sorted(p.name for p in corpus.parent.glob("*") if p.is_dir())
+        raise DevError(f"no target {target}; there are: {' '.join(have)}")
+    build.build("fuzz", [corpus.name + "_fuzz"])
+    found = paths.cache() / "fuzz" / corpus.name
+    (found / "crashes").mkdir(parents=True, exist_ok=True)
+    (found / "corpus").mkdir(exist_ok=True)
+    must_run([paths.BUILD / f"fuzz/bin/{corpus.name}_fuzz",
+              f"-max_total_time={args.seconds}", "-print_final_stats=1",
+              "-timeout=10", "-rss_limit_mb=2048",
+              f"-artifact_prefix={found}/crashes/", found / "corpus", corpus],
+             f"fuzzing {target} (inputs that fail are in {found}/crashes)")
+    return 0
+
+
+def cmd_shell(args) -> int:
+    """The environment in which the tests run, for a person."""
+    packages.ensure(["format", "demo", "test", "bench"])
+    paths.use_ccache()
+    environment = {
+        **os.environ,
+        "ESPALIER_BIN_DIR": str(paths.BUILD / "dev/bin"),
+        "PYTHONPATH": str(paths.ROOT / "tests"),
+        "PATH": f"{paths.BUILD}/dev/bin:{os.environ['PATH']}",
+    }
+    os.chdir(paths.ROOT)
+    os.execvpe("bash", ["bash", *(["-c", args.run] if args.run else [])],
+               environment)
+
+
+def _command(commands, name, function, summary, examples):
+    parser = commands.add_parser(
+        name, help=summary, description=summary,
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(function=function)
+    return parser
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="./dev", description=DESCRIPTION, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    sub = _command(commands, "build", cmd_build, "configure and build a preset",
+                   ["./dev build", "./dev build release",
+                    "./dev build asan-ubsan --target base_test"])
+    sub.add_argument("preset", nargs="?", default="dev", choices=build.PRESETS)
+    sub.add_argument("--target", action="append", help="only this target; may be repeated")
+
+    sub = _command(commands, "test", cmd_test,
+                   "run what CI runs, in stages; a skipped test is a failure",
+                   ["./dev test", "./dev test unit sim", "./dev test --quick",
+                    "./dev test --list"])
+    sub.add_argument("stage", nargs="*", help="only these stages (default: all)")
+    sub.add_argument("--quick", action="store_true",
+                     help="without clang-tidy and the sanitizer builds")
+    sub.add_argument("--list", action="store_true", help="print the stages")
+
+    sub = _command(commands, "fuzz", cmd_fuzz,
+                   "run one libFuzzer target with both sanitizers",
+                   ["./dev fuzz ike_header 60"])
+    sub.add_argument("target", help="a folder of tests/fuzz/corpus")
+    sub.add_argument("seconds", type=int)
+
+    sub = _command(commands, "format", cmd_format, "format all C++ files",
+                   ["./dev format", "./dev format --check"])
+    sub.add_argument("--check", action="store_true", help="change nothing, fail on a difference")
+
+    sub = _command(commands, "tidy", cmd_tidy,
+                   "clang-tidy; files it passed before are not checked again",
+                   ["./dev tidy", "./dev tidy agent/ike tests/sim"])
+    sub.add_argument("path", nargs="*", help="only files under these")
+
+    sub = _command(commands, "shell", cmd_shell,
+                   "a shell with the built programs and the lab on its paths",
+                   ["./dev shell", "./dev shell --run 'kubectl-espalier --help'"])
+    sub.add_argument("--run", metavar="COMMAND", help="run this and exit")
+
+    sub = _command(commands, "help", lambda args: top.print_help() or 0,
+                   "print this help", ["./dev help"])
+    return top
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    args = parser().parse_args()
+    try:
+        return args.function(args)
+    except DevError as error:
+        print(colour(f"dev: {error}", "31"), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("dev: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""./dev test: every check, in stages, with the time of each.
+
+A label that ran nothing, a test that was skipped and a test with a label that
+no stage knows are failures: nothing may pass by not running.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+
+from console import DevError, colour, duration, run, say
+import build
+import golang
+import packages
+import paths
+import style
+
+# In this order. A label belongs here from its first test on.
+LABELS = ("unit",)
+# Of a label, ctest runs so many at once; the others are alone on the machine.
+PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz"}
+OUTSIDE = {"bench"}  # ./dev bench
+ASAN_LABELS = ("unit", "property", "exchange", "fault", "sim", "fuzz")
+TSAN_LABELS = ("unit",)
+GO_LABELS = {"cni"}
+SANITIZER_ENV = {
+    "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:abort_on_error=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
+}
+
+
+@dataclasses.dataclass
+class Totals:
+    tests: int = 0
+    failed: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Outcome:
+    stage: str
+    seconds: float
+    error: str
+
+
+def list_tests(preset: str) -> dict[str, set[str]]:
+    """Test name to its labels."""
+    text = subprocess.run(
+        ["ctest", "--test-dir", paths.BUILD / preset, "--show-only=json-v1"],
+        capture_output=True, text=True, check=True).stdout
+    tests = {}
+    for test in json.loads(text)["tests"]:
+        labels = {
+            label for prop in test.get("properties", [])
+            if prop["name"] == "LABELS" for label in prop["value"]}
+        tests[test["name"]] = labels
+    return tests
+
+
+def check_labels(tests: dict[str, set[str]]) -> None:
+    known = {*LABELS, *OUTSIDE}
+    lost = [name for name, labels in tests.items() if not labels & known]
+    if lost:
+        raise DevError(
+            "no stage runs these tests, their label is unknown to "
+            ".dev/suite.py: " + " ".join(sorted(lost)))
+
+
+def read_junit(path) -> tuple[int, list[str], list[str]]:
+    """How many ran, which failed, which were skipped or did not run."""
+    root = ElementTree.parse(path).getroot()
+    failed, skipped, count = [], [], 0
+    for case in root.iter("testcase"):
+        count += 1
+        status = case.get("status")
+        if status == "fail":
+            failed.append(case.get("name"))
+        elif status != "run":
+            skipped.append(case.get("name"))
+    return count, failed, skipped
+
+
+def run_ctest(preset: str, labels: tuple[str, ...], totals: Totals) -> None:
+    junit = paths.BUILD / preset / f"junit-{'-'.join(labels)}.xml"
+    junit.unlink(missing_ok=True)
+    parallel = build.jobs() if set(labels) <= PARALLEL else 1
+    code = run(
+        ["ctest", "--test-dir", paths.BUILD / preset, "--output-on-failure",
+         "--no-tests=error", "-j", str(parallel),
+         "-L", "^(" + "|".join(labels) + ")$", "--output-junit", junit],
+        env={"CI": "true", **SANITIZER_ENV})
+    if not junit.exists():
+        raise DevError(f"{preset}: no test has the label {' or '.join(labels)}")
+    count, failed, skipped = read_junit(junit)
+    bad = sorted({*failed, *skipped})
+    totals.tests += count
+    totals.failed += [name if preset == "dev" else f"{preset}: {name}" for name in bad]
+    if count == 0:
+        raise DevError(f"no test has the label {' or '.join(labels)}")
+    if skipped:
+        raise DevError("skipped, which counts as failed: " + " ".join(skipped))
+    if failed or code != 0:
+        raise DevError(f"{len(failed)} of {count} failed: {' '.join(failed)}")
+
+
+def sanitizer(preset: str, labels: tuple[str, ...], totals: Totals) -> None:
+    build.build(preset)
+    have = set().union(*list_tests(preset).values())
+    run_ctest(preset, tuple(label for label in labels if label in have), totals)
+
+
+def stages(totals: Totals) -> dict:
+    """Name to function, in order."""
+    table = {
+        "format": lambda: style.format_files(check=True),
+        "build": lambda: (build.build("dev"), check_labels(list_tests("dev"))),
+    }
+    for label in LABELS:
+        table[label] = lambda label=label: run_ctest("dev", (label,), totals)
+    table["tidy"] = lambda: style.tidy([])
+    table["asan-ubsan"] = lambda: sanitizer("asan-ubsan", ASAN_LABELS, totals)
+    table["tsan"] = lambda: sanitizer("tsan", TSAN_LABELS, totals)
+    return table
+
+
+def choose(table: dict, wanted: list[str], quick: bool) -> list[str]:
+    unknown = [name for name in wanted if name not in table]
+    if unknown:
+        raise DevError(f"no stage {' '.join(unknown)}; there are: {' '.join(table)}")
+    chosen = [name for name in table if not wanted or name in wanted]
+    if wanted and set(wanted) & set(LABELS) and "build" not in chosen:
+        chosen.insert(0, "build")
+    if quick:
+        chosen = [n for n in chosen if n not in ("tidy", "asan-ubsan", "tsan")]
+    return chosen
+
+
+def run_stage(name: str, action) -> Outcome:
+    say(colour(f"\n==== {name}", "1"))
+    begin = time.monotonic()
+    error = ""
+    try:
+        action()
+    except DevError as failure:
+        error = str(failure)
+        say(colour(f"{name}: {error}", "31"))
+    seconds = time.monotonic() - begin
+    say(f"==== {name}: {'failed' if error else 'ok'} ({duration(seconds)})")
+    return Outcome(name, seconds, error)
+
+
+def closing(outcomes: list[Outcome], totals: Totals, skipped_stages: list[str]) -> int:
+    say("\nstage            time")
+    for outcome in outcomes:
+        say(f"{outcome.stage:<14} {duration(outcome.seconds):>12}  "
+            + (f"FAILED: {outcome.error}" if outcome.error else "ok"))
+    for name in skipped_stages:
+        say(f"{name:<14} {'':>12}  NOT RUN: an earlier stage failed")
+    for name in totals.failed:
+        say(f"failed test: {name}")
+    bad = len(totals.failed)
+    if totals.tests:
+        percent = (totals.tests - bad) * 100 // totals.tests
+        say(f"\n{percent}% tests passed, {bad} tests failed out of {totals.tests}")
+    broken = [o.stage for o in outcomes if o.error] + skipped_stages
+    if broken:
+        say(colour(f"./dev test: FAILED in {', '.join(broken)}", "31"))
+        return 1
+    say(f"./dev test: all {len(outcomes)} stages passed in "
+        + duration(sum(o.seconds for o in outcomes)))
+    return 0
+
+
+def main(wanted: list[str], quick: bool) -> int:
+    os.environ["CI"] = "true"
+    sys.stdout.reconfigure(line_buffering=True)
+    totals = Totals()
+    table = stages(totals)
+    chosen = choose(table, wanted, quick)
+    packages.ensure(["format", "demo", "test"])
+    if GO_LABELS & set(chosen):
+        golang.ensure()
+    outcomes: list[Outcome] = []
+    for position, name in enumerate(chosen):
+        outcomes.append(run_stage(name, table[name]))
+        if name == "build" and outcomes[-1].error:
+            return closing(outcomes, totals, chosen[position + 1:])
+    return closing(outcomes, totals, [])
