@@ -105,6 +105,12 @@ std::string EspSuite::ToString() const {
   return esn ? absl::StrCat(text, "-esn") : text;
 }
 
+std::string SaKey::ToString() const {
+  return absl::StrCat(direction == Direction::kInbound ? "in" : "out", " 0x",
+                      absl::Hex(spi.value(), absl::kZeroPad8), " to ",
+                      outer_destination.ToString());
+}
+
 EspSa EspSa::Clone() const {
   EspSa copy;
   copy.direction = direction;

@@ -127,6 +127,41 @@ struct SaCounters {
   uint64_t send_errors = 0;
 };
 
+// What names an SA: RFC 4301 4.1 (destination, protocol ESP, SPI).
+struct SaKey {
+  Direction direction = Direction::kInbound;
+  IpAddress outer_destination;
+  Spi spi;
+  std::string ToString() const;  // "out 0xc0ffee01 to 192.0.2.1"
+  friend auto operator<=>(const SaKey&, const SaKey&) = default;
+};
+
+// Which inner traffic goes to which peer. Between policies of one table the
+// most specific remote prefix wins. An outbound packet that meets a policy
+// without an SA is held or dropped, never sent in plaintext.
+struct TunnelPolicy {
+  Reqid reqid;
+  std::vector<IpPrefix> local;
+  std::vector<IpPrefix> remote;
+  // Where the tunnel goes; for the driver's templates and for on-demand.
+  IpAddress outer_source;
+  IpAddress outer_destination;
+  friend bool operator==(const TunnelPolicy&, const TunnelPolicy&) = default;
+};
+
+// An SA as it stands in the datapath; keys are never read back.
+struct InstalledSa {
+  SaKey key;
+  IpAddress outer_source;
+  Reqid reqid;
+  SaCounters counters;
+  EspSuite suite;
+  bool encapsulated = false;
+  absl::Duration age;  // since it was installed
+  // A hard limit was reached: it passes nothing, and waits to be removed.
+  bool expired = false;
+};
+
 // Octets that ESP in tunnel mode adds around an inner packet of `inner` octets
 // with this suite, outer family and encapsulation: outer IP header, UDP
 // header, ESP header, IV, padding, trailer, ICV.

@@ -1,7 +1,8 @@
 // The one interface of all datapaths (drivers: user/, kernel/, fake/).
 //
 // Every call is idempotent and may fail; the tracker (tracker.h) keeps what is
-// desired and retries. All calls and callbacks are on the loop thread.
+// desired and retries. While the backend is away, calls end in Unavailable. All
+// calls and callbacks are on the loop thread.
 #ifndef ESPALIER_AGENT_DATAPATH_DATAPATH_H_
 #define ESPALIER_AGENT_DATAPATH_DATAPATH_H_
 
@@ -16,37 +17,15 @@
 
 namespace espalier::datapath {
 
-// What names an SA: RFC 4301 4.1 (destination, protocol ESP, SPI).
-struct SaKey {
-  base::Direction direction = base::Direction::kInbound;
-  base::IpAddress outer_destination;
-  base::Spi spi;
-  friend auto operator<=>(const SaKey&, const SaKey&) = default;
-};
-
-// Which inner traffic goes to which peer. Between policies of one table the
-// most specific remote selector wins. An outbound packet that meets a policy
-// without an SA is held or dropped, never sent in plaintext.
-struct Policy {
-  base::Reqid reqid;
-  std::vector<base::IpPrefix> local;
-  std::vector<base::IpPrefix> remote;
-  // Where the tunnel goes; for the driver's templates and for on-demand.
-  base::IpAddress outer_source;
-  base::IpAddress outer_destination;
-  friend bool operator==(const Policy&, const Policy&) = default;
-};
-
-// An SA as it stands in the datapath; keys are never read back.
-struct InstalledSa {
-  SaKey key;
-  base::IpAddress outer_source;
-  base::Reqid reqid;
-  base::SaCounters counters;
-};
+using SaKey = base::SaKey;
+using Policy = base::TunnelPolicy;
+using InstalledSa = base::InstalledSa;
 
 // Called on the loop thread.
 struct Events {
+  // The backend answers (again). What it already holds, left by an earlier
+  // agent, is listed by ListSas and ListPolicies and may be adopted.
+  std::function<void()> ready;
   std::function<void(const SaKey&, bool hard)> expired;
   std::function<void(const SaKey&)> inbound_seen;  // after WatchInbound
   std::function<void(base::Reqid)> acquire;        // traffic without an SA
