@@ -5,6 +5,8 @@ import os
 
 import pytest
 
+from lab.session import Lab
+
 SKIP_EXIT_CODE = 77
 _skipped: list[str] = []
 
@@ -13,6 +15,8 @@ _skipped: list[str] = []
 def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
+    # For the lab fixture: whether to keep the logs.
+    item.__dict__.setdefault("lab_reports", []).append(report)
     if report.skipped and not hasattr(report, "wasxfail"):
         _skipped.append(report.nodeid)
         if os.environ.get("CI") == "true":
@@ -23,3 +27,13 @@ def pytest_runtest_makereport(item, call):
 def pytest_sessionfinish(session, exitstatus):
     if _skipped and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = SKIP_EXIT_CODE
+
+
+@pytest.fixture
+def lab(request):
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    with Lab(request.node.originalname[:24]) as session:
+        yield session
+        session.failed = any(
+            report.failed for report in getattr(request.node, "lab_reports", []))

@@ -1,0 +1,211 @@
+"""What went over the wire: tcpdump to a file, and a reader that sorts packets.
+
+The reader shares no code with Espalier. A capture that sees nothing proves
+nothing: send_plaintext() puts packets on the wire that it must have seen.
+"""
+
+import dataclasses
+import ipaddress
+import pathlib
+import re
+import signal
+import struct
+from collections import Counter
+
+from lab.errors import LabError
+from lab.namespace import Namespace
+from lab.wire import BRIDGE, Wire
+
+CONTROL_MARK = b"espalier negative control"
+ETHERTYPES = {0x0800: 4, 0x86DD: 6}
+IPV6_EXTENSIONS = {0, 43, 60}
+FRAGMENT_HEADER = 44
+UDP, ESP, ICMPV6 = 17, 50, 58
+IKE_PORT, NAT_PORT = 500, 4500
+
+
+@dataclasses.dataclass(frozen=True)
+class Packet:
+    kind: str  # esp, esp-udp, ike, keepalive, plaintext, control, other
+    source: str
+    destination: str
+    spi: int = 0
+    length: int = 0  # of the IP packet
+
+
+@dataclasses.dataclass
+class Packets:
+    packets: list[Packet]
+
+    def count(self, kind: str) -> int:
+        return sum(packet.kind == kind for packet in self.packets)
+
+    @property
+    def esp(self) -> int:
+        """ESP packets, bare or in UDP."""
+        return self.count("esp") + self.count("esp-udp")
+
+    @property
+    def plaintext(self) -> int:
+        """Packets with an address out of the pod CIDRs that are not ESP."""
+        return self.count("plaintext")
+
+    @property
+    def controls(self) -> int:
+        return self.count("control")
+
+    def spis(self) -> Counter:
+        """(source, destination, SPI) to how many packets."""
+        return Counter((p.source, p.destination, p.spi) for p in self.packets
+                       if p.kind in ("esp", "esp-udp"))
+
+
+def _transport(frame: bytes) -> tuple[str, str, int, bytes, int] | None:
+    """Source, destination, protocol, payload, length of an Ethernet frame."""
+    offset, ethertype = 14, int.from_bytes(frame[12:14], "big")
+    if ethertype == 0x8100:
+        offset, ethertype = 18, int.from_bytes(frame[16:18], "big")
+    family = ETHERTYPES.get(ethertype)
+    packet = frame[offset:]
+    if family == 4 and len(packet) >= 20:
+        header = (packet[0] & 15) * 4
+        first = int.from_bytes(packet[6:8], "big") & 0x1FFF == 0
+        return (str(ipaddress.ip_address(packet[12:16])),
+                str(ipaddress.ip_address(packet[16:20])), packet[9],
+                packet[header:] if first else b"", int.from_bytes(packet[2:4], "big"))
+    if family == 6 and len(packet) >= 40:
+        protocol, position, first = packet[6], 40, True
+        while len(packet) >= position + 8:
+            if protocol in IPV6_EXTENSIONS:
+                size = (packet[position + 1] + 1) * 8
+            elif protocol == FRAGMENT_HEADER:
+                first = first and packet[position + 2] == 0 and packet[position + 3] < 8
+                size = 8
+            else:
+                break
+            protocol, position = packet[position], position + size
+        return (str(ipaddress.ip_address(packet[8:24])),
+                str(ipaddress.ip_address(packet[24:40])), protocol,
+                packet[position:] if first else b"",
+                int.from_bytes(packet[4:6], "big") + 40)
+    return None
+
+
+def _udp_kind(payload: bytes) -> tuple[str, int]:
+    ports = struct.unpack("!HH", payload[:4])
+    data = payload[8:]
+    if IKE_PORT in ports:
+        return "ike", 0
+    if NAT_PORT in ports:
+        if data == b"\xff":
+            return "keepalive", 0
+        if len(data) < 4:
+            return "other", 0
+        spi = int.from_bytes(data[:4], "big")
+        return ("ike", 0) if spi == 0 else ("esp-udp", spi)
+    return "other", 0
+
+
+def classify(frame: bytes, cidrs) -> Packet:
+    found = _transport(frame)
+    if found is None:
+        return Packet("other", "", "")
+    source, destination, protocol, payload, length = found
+    inside = any(
+        address.version == cidr.version and address in cidr
+        for address in map(ipaddress.ip_address, (source, destination))
+        for cidr in cidrs)
+    kind, spi = "other", 0
+    if inside:
+        kind = "control" if CONTROL_MARK in frame else "plaintext"
+    elif protocol == ESP and len(payload) >= 4:
+        kind, spi = "esp", int.from_bytes(payload[:4], "big")
+    elif protocol == UDP and len(payload) >= 8:
+        kind, spi = _udp_kind(payload)
+    return Packet(kind, source, destination, spi, length)
+
+
+def read_pcap(path: pathlib.Path, cidrs: list[str]) -> Packets:
+    data = pathlib.Path(path).read_bytes()
+    order = {b"\xd4\xc3\xb2\xa1": "<", b"\xa1\xb2\xc3\xd4": ">"}.get(data[:4])
+    if order is None:
+        raise LabError(f"{path} is not a pcap file")
+    networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
+    packets, position = [], 24
+    while position + 16 <= len(data):
+        size = struct.unpack_from(order + "I", data, position + 8)[0]
+        frame = data[position + 16:position + 16 + size]
+        if len(frame) < size:
+            break  # still being written
+        packets.append(classify(frame, networks))
+        position += 16 + size
+    return Packets(packets)
+
+
+class Capture:
+    """Sees each packet of the wire once. stop() before reading, or the last
+    packets may still be in tcpdump's buffer."""
+
+    def __init__(self, wire: Wire, path: pathlib.Path, cidrs: list[str]):
+        self.path = pathlib.Path(path)
+        self.cidrs = cidrs
+        # -Z root: tcpdump would give up root before it opens the file.
+        self._process = wire.namespace.start(
+            f"tcpdump-{self.path.stem}",
+            ["tcpdump", "-n", "-U", "-s", "0", "-B", "32768", "-Z", "root",
+             "--immediate-mode", "-i", BRIDGE, "-w", self.path])
+        self._process.wait_for_log("listening on", 10)
+
+    def stop(self) -> Packets:
+        """Ends the capture. A capture that lost packets is an error."""
+        if self._process.running():
+            self._process.signal(signal.SIGINT)
+            self._process.wait(10)
+        lost = re.search(r"(\d+) packets? dropped by kernel", self._process.log())
+        if not lost or int(lost[1]):
+            raise LabError(f"the capture lost packets; log {self._process.log_path}")
+        return self.read()
+
+    def read(self) -> Packets:
+        return read_pcap(self.path, self.cidrs)
+
+
+_SENDER = """
+import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind((sys.argv[1], 0))
+for frame in sys.argv[2:]:
+    s.send(bytes.fromhex(frame))
+"""
+
+
+def _checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _control_frame(source: str, destination: str, mac: str, to_mac: str) -> bytes:
+    a, b = ipaddress.ip_address(source), ipaddress.ip_address(destination)
+    udp = struct.pack("!HHHH", 9, 9, 8 + len(CONTROL_MARK), 0) + CONTROL_MARK
+    if a.version == 4:
+        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, UDP, 0)
+        whole = head + a.packed + b.packed
+        header = whole[:10] + struct.pack("!H", _checksum(whole)) + whole[12:]
+        ethertype = 0x0800
+    else:
+        header = struct.pack("!IHBB", 6 << 28, len(udp), UDP, 64) + a.packed + b.packed
+        ethertype = 0x86DD
+    ethernet = bytes.fromhex((to_mac + mac).replace(":", ""))
+    return ethernet + struct.pack("!H", ethertype) + header + udp
+
+
+def send_plaintext(node: Namespace, device: str, mac: str, to_mac: str,
+                   pairs: list[tuple[str, str]]) -> int:
+    """The negative control: puts one plaintext packet a pair (source pod,
+    destination pod) on the wire, past every guard of the node. Returns how many;
+    Packets.controls must show as many."""
+    frames = [_control_frame(a, b, mac, to_mac).hex() for a, b in pairs]
+    node.run(["/usr/bin/python3", "-c", _SENDER, device, *frames])
+    return len(frames)

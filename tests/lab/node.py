@@ -1,0 +1,207 @@
+"""A node: a namespace with an uplink, espalier-espd, espalier-agent, and pods
+that the real CNI binary attaches."""
+
+import json
+import pathlib
+import secrets
+
+from lab.errors import LabError
+from lab.namespace import Namespace
+from lab.process import Process
+from lab.session import Lab, binary, wait_until
+from lab.wire import Wire
+
+CLUSTER_CIDRS = ["10.244.0.0/16", "fd00:244::/32"]
+POD_INTERFACE = "eth0"
+CNI_VERSION = "1.0.0"
+
+
+def write_secret(path: pathlib.Path, text: str) -> pathlib.Path:
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return path
+
+
+class Pod:
+    """A namespace as a container runtime makes it, before CNI ADD."""
+
+    def __init__(self, node: "Node", name: str):
+        self.node = node
+        self.name = name
+        self.container_id = f"{node.lab.id}{secrets.token_hex(8)}"
+        self.namespace = Namespace(node.lab, f"{node.name}-{name}")
+        self.result: dict = {}
+        self.ipv4 = self.ipv6 = ""
+
+    def run(self, command: list[str], **options):
+        return self.namespace.run(command, **options)
+
+    def ping(self, address: str, **options) -> int:
+        return self.namespace.ping(address, **options)
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.node.name}/{self.name}"
+
+
+class Node:
+    """number: 1 to 254; it decides the node's addresses and pod CIDRs."""
+
+    def __init__(self, lab: Lab, wire: Wire, name: str, number: int):
+        self.lab = lab
+        self.name = name
+        self.number = number
+        self.folder = lab.folder / name
+        self.folder.mkdir()
+        self.namespace = Namespace(lab, name)
+        self.uplink = wire.attach(self.namespace, number)
+        self.uplink_mtu = wire.mtu
+        self.pod_cidrs = [f"10.244.{number}.0/24", f"fd00:244:{number:x}::/64"]
+        self.pods: dict[str, Pod] = {}
+        self.espd: Process | None = None
+        self.agent: Process | None = None
+        # Forwarding is the node's owner's business, as on a Kubernetes node.
+        self.namespace.sysctl("net.ipv4.ip_forward", 1)
+        self.namespace.sysctl("net.ipv6.conf.all.forwarding", 1)
+
+    @property
+    def addresses(self) -> list[str]:
+        return [self.uplink.ipv4, self.uplink.ipv6]
+
+    @property
+    def espd_socket(self) -> pathlib.Path:
+        return self.folder / "espd.sock"
+
+    @property
+    def agent_socket(self) -> pathlib.Path:
+        return self.folder / "agent.sock"
+
+    @property
+    def config_path(self) -> pathlib.Path:
+        return self.folder / "node.yaml"
+
+    @property
+    def key_log(self) -> pathlib.Path:
+        return self.folder / "keylog"
+
+    def write_config(self, peers: list["Node"], psk: str, *, key_log: bool = False,
+                     extra: dict | None = None) -> None:
+        """extra: top-level fields that are added or replaced."""
+        write_secret(self.folder / "mesh.psk", psk)
+        config = {
+            "node": {"name": self.name, "addresses": self.addresses,
+                     "podCIDRs": self.pod_cidrs, "uplinkMTU": self.uplink_mtu},
+            "cluster": {"podCIDRs": CLUSTER_CIDRS},
+            "auth": {"pskFile": "mesh.psk"},
+            "peers": [
+                {"name": peer.name, "addresses": peer.addresses,
+                 "podCIDRs": peer.pod_cidrs} for peer in peers],
+            "datapath": {"driver": "user", "espdSocket": str(self.espd_socket)},
+            "sockets": {"agent": str(self.agent_socket), "metrics": "127.0.0.1:9469"},
+            "stateDirectory": str(self.folder / "state"),
+            "logLevel": "debug",
+        }
+        if key_log:
+            self.key_log.mkdir(mode=0o700, exist_ok=True)
+            config["keyLogDirectory"] = str(self.key_log)
+        config.update(extra or {})
+        # JSON is YAML.
+        self.config_path.write_text(json.dumps(config, indent=2))
+
+    def start_espd(self) -> None:
+        self.espd = self.namespace.start(
+            f"{self.name}-espd",
+            [binary("espalier-espd"), "--socket", self.espd_socket],
+            log=self.folder / "espd.log")
+        self.espd.wait_for(self.espd_socket.exists, 10, "its control socket")
+
+    def start_agent(self) -> None:
+        """Returns when the agent answers on its socket."""
+        self.agent_socket.unlink(missing_ok=True)
+        self.agent = self.namespace.start(
+            f"{self.name}-agent",
+            [binary("espalier-agent"), "--config", self.config_path],
+            log=self.folder / "agent.log")
+        self.agent.wait_for(self.agent_socket.exists, 15, "its socket")
+        self.agent.wait_for(
+            lambda: self.cni("STATUS", "status", None).returncode == 0, 15,
+            "ready for pods (CNI STATUS)")
+
+    def network_configuration(self) -> dict:
+        return {"cniVersion": CNI_VERSION, "name": "espalier", "type": "espalier-cni",
+                "agentSocket": str(self.agent_socket)}
+
+    def cni(self, command: str, container_id: str, netns: str | None, *,
+            pod_name: str = "", configuration: dict | None = None):
+        """Runs the CNI binary as a runtime does: environment and stdin."""
+        configuration = configuration or self.network_configuration()
+        if command in ("STATUS", "GC"):
+            configuration = {**configuration, "cniVersion": "1.1.0"}
+        environment = {
+            "CNI_COMMAND": command, "CNI_CONTAINERID": container_id,
+            "CNI_IFNAME": POD_INTERFACE, "CNI_NETNS": netns or "",
+            "CNI_PATH": str(pathlib.Path(binary("espalier-cni")).parent),
+            "CNI_ARGS": ("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;"
+                         f"K8S_POD_NAME={pod_name};K8S_POD_UID={container_id}"),
+        }
+        return self.namespace.run(
+            [binary("espalier-cni")], check=False, env=environment,
+            input=json.dumps(configuration))
+
+    def add_pod(self, name: str) -> Pod:
+        pod = Pod(self, name)
+        result = self.cni("ADD", pod.container_id, str(pod.namespace.path), pod_name=name)
+        if result.returncode != 0:
+            raise LabError(
+                f"CNI ADD of {pod.full_name}: {result.stdout.strip()} "
+                f"{result.stderr.strip()}; agent's log {self.folder}/agent.log")
+        pod.result = json.loads(result.stdout)
+        for entry in pod.result.get("ips", []):
+            address = entry["address"].partition("/")[0]
+            if ":" in address:
+                pod.ipv6 = address
+            else:
+                pod.ipv4 = address
+        self.pods[name] = pod
+        return pod
+
+    def delete_pod(self, pod: Pod) -> None:
+        result = self.cni("DEL", pod.container_id, str(pod.namespace.path),
+                          pod_name=pod.name)
+        if result.returncode != 0:
+            raise LabError(f"CNI DEL of {pod.full_name}: {result.stdout.strip()}")
+        pod.namespace.delete()
+        self.pods.pop(pod.name, None)
+
+    def kubectl(self, *words: str, check: bool = True) -> str:
+        result = self.namespace.run(
+            [binary("kubectl-espalier"), "--socket", self.agent_socket, *words],
+            check=check)
+        return result.stdout
+
+    def metrics(self) -> dict[str, float]:
+        """Prometheus' text format: sample with its labels to value."""
+        text = self.namespace.run(
+            ["/usr/bin/python3", "-c",
+             "import urllib.request as u;"
+             "print(u.urlopen('http://127.0.0.1:9469/metrics', timeout=5).read().decode())"]
+        ).stdout
+        samples = {}
+        for line in text.splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                samples[name] = float(value)
+        return samples
+
+    def wait_for_tunnels(self, count: int, seconds: float = 30) -> None:
+        def enough():
+            self.agent.check_running()
+            return sum(t.get("state") == "up" for t in self.tunnels()) >= count
+        try:
+            wait_until(enough, seconds, f"{count} tunnels up on {self.name}")
+        except LabError as error:
+            raise LabError(f"{error}; agent's log {self.folder}/agent.log, "
+                           f"tunnels: {self.tunnels()}") from None
+
+    def tunnels(self) -> list[dict]:
+        return json.loads(self.kubectl("tunnels", "-o", "json"))["tunnels"]

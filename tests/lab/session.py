@@ -1,0 +1,190 @@
+"""Lab: owns everything that a run makes, and undoes it in reverse order."""
+
+import atexit
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+from lab.errors import LabError
+
+KEPT_FAILURES = 5
+# What is allowed in the name of a unix socket's path, with its final 0.
+MAX_SOCKET_PATH = 107
+
+
+def cache_folder() -> pathlib.Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = pathlib.Path(base) / "espalier" / "lab"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def binary(name: str) -> str:
+    """A program of the build that the test belongs to."""
+    folder = os.environ.get("ESPALIER_BIN_DIR")
+    if not folder:
+        raise LabError("ESPALIER_BIN_DIR is not set; run through ctest or ./dev shell")
+    path = pathlib.Path(folder) / name
+    if not path.exists():
+        raise LabError(f"{path} is missing; build it with ./dev build")
+    return str(path)
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str):
+    """Returns the first true value of condition(); an error names `what`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise LabError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.05)
+
+
+def start_time(pid: int) -> str | None:
+    """Tells a process from a later one with the same pid."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]
+
+
+def kill_process(pid: int, started: str | None, grace: float = 3.0) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if started is None or start_time(pid) != started:
+            return
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + grace
+        while start_time(pid) == started and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def delete_namespace(name: str) -> None:
+    subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)
+
+
+class Lab:
+    """with Lab("demo") as lab: ... Needs root. Uses the main thread's signals:
+    SIGTERM and SIGHUP unwind as SIGINT does, so nothing is left behind."""
+
+    def __init__(self, name: str):
+        if os.geteuid() != 0:
+            raise LabError("network namespaces need root")
+        self.id = secrets.token_hex(3)
+        self.name = name
+        self.failed = False
+        sweep_stale()
+        self.folder = cache_folder() / f"{self.id}-{name}"
+        if len(str(self.folder)) > MAX_SOCKET_PATH - 40:
+            raise LabError(f"too long for unix sockets: {self.folder}; set XDG_CACHE_HOME")
+        self.folder.mkdir()
+        self._record_path = cache_folder() / f"{self.id}.json"
+        self._record = {
+            "owner": [os.getpid(), start_time(os.getpid())],
+            "folder": str(self.folder),
+            "namespaces": [],
+            "processes": [],
+        }
+        self._undo: list[Callable[[], None]] = []
+        self._save()
+
+    def __enter__(self) -> "Lab":
+        self._old_handlers = {
+            number: signal.signal(number, self._interrupted)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        atexit.register(self.close)
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        self.failed = self.failed or kind is not None
+        self.close()
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+
+    @staticmethod
+    def _interrupted(number, frame):
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    def namespace_name(self, suffix: str) -> str:
+        return f"el-{self.id}-{suffix}"
+
+    def on_close(self, action: Callable[[], None]) -> None:
+        self._undo.append(action)
+
+    # Called before the thing is made: a run that is killed in between must
+    # leave a record of it.
+    def record_namespace(self, name: str) -> None:
+        self._record["namespaces"].append(name)
+        self._save()
+
+    def record_process(self, pid: int) -> None:
+        self._record["processes"].append([pid, start_time(pid)])
+        self._save()
+
+    def _save(self) -> None:
+        temporary = self._record_path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self._record))
+        temporary.rename(self._record_path)
+
+    def close(self) -> None:
+        """Undoes everything; a second Ctrl-C does not stop it half-way."""
+        if not self._record_path.exists():
+            return
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        while self._undo:
+            action = self._undo.pop()
+            try:
+                action()
+            except (OSError, LabError, subprocess.SubprocessError) as error:
+                print(f"lab: clean-up: {error}", flush=True)
+        undo_record(self._record, keep_folder=self.failed)
+        self._record_path.unlink(missing_ok=True)
+        atexit.unregister(self.close)
+        signal.signal(signal.SIGINT, before)
+        if self.failed:
+            print(f"lab: logs are kept in {self.folder}", flush=True)
+            forget_old_failures()
+
+
+def undo_record(record: dict, keep_folder: bool) -> None:
+    for pid, started in reversed(record["processes"]):
+        kill_process(pid, started)
+    for name in reversed(record["namespaces"]):
+        delete_namespace(name)
+    if not keep_folder:
+        shutil.rmtree(record["folder"], ignore_errors=True)
+
+
+def sweep_stale() -> None:
+    """Undoes what runs whose owner is gone left behind."""
+    for path in cache_folder().glob("*.json"):
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        pid, started = record["owner"]
+        if start_time(pid) != started:
+            undo_record(record, keep_folder=False)
+            path.unlink(missing_ok=True)
+
+
+def forget_old_failures() -> None:
+    live = {path.stem for path in cache_folder().glob("*.json")}
+    folders = sorted(
+        (p for p in cache_folder().iterdir()
+         if p.is_dir() and p.name.split("-")[0] not in live),
+        key=lambda p: p.stat().st_mtime)
+    for folder in folders[:-KEPT_FAILURES]:
+        shutil.rmtree(folder, ignore_errors=True)
