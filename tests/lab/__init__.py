@@ -14,6 +14,7 @@ what a killed run left behind is undone by the next one.
 
 from lab.capture import Capture, Packets, read_pcap, send_plaintext
 from lab.errors import LabError
+from lab.golang import go_program
 from lab.namespace import Namespace
 from lab.node import CLUSTER_CIDRS, Node, Pod
 from lab.process import Process
@@ -22,5 +23,6 @@ from lab.wire import Wire
 
 __all__ = [
     "CLUSTER_CIDRS", "Capture", "Lab", "LabError", "Namespace", "Node", "Packets",
-    "Pod", "Process", "Wire", "binary", "read_pcap", "send_plaintext", "wait_until",
+    "Pod", "Process", "Wire", "binary", "go_program", "read_pcap", "send_plaintext",
+    "wait_until",
 ]

@@ -1,0 +1,10 @@
+//go:build tools
+
+// Package tools pins the Go programs that tests and benchmarks drive; lab's
+// go_program() builds them into the cache.
+package tools
+
+import (
+	_ "github.com/containernetworking/cni/cnitool"
+	_ "golang.zx2c4.com/wireguard"
+)
