@@ -1,0 +1,670 @@
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "agent/base/status_macros.h"
+#include "agent/mesh/config/config.h"
+#include "agent/mesh/config/files.h"
+#include "agent/mesh/config/proposals.h"
+#include "agent/mesh/config/reader.h"
+#include "agent/mesh/config/yaml_tree.h"
+
+namespace espalier::mesh {
+namespace {
+
+constexpr size_t kMaxPeers = 10'000;
+constexpr size_t kMaxCidrs = 256;
+constexpr size_t kMaxProposals = 16;
+// DESIGN 3: hard limits lie at least this long after soft ones, so that an
+// agent's upgrade never meets one.
+constexpr absl::Duration kHardAfterSoft = absl::Minutes(15);
+constexpr absl::Duration kLongest = absl::Hours(24 * 365);
+
+bool IsDnsName(const std::string& text) {
+  if (text.empty() || text.size() > 253) return false;
+  if (!absl::ascii_isalnum(static_cast<unsigned char>(text.front())) ||
+      !absl::ascii_isalnum(static_cast<unsigned char>(text.back()))) {
+    return false;
+  }
+  return std::all_of(text.begin(), text.end(), [](unsigned char c) {
+    return absl::ascii_isalnum(c) || c == '-' || c == '.' || c == '_';
+  });
+}
+
+ike::Identity TextIdentity(ike::Identity::Type type, const std::string& text) {
+  ike::Identity identity;
+  identity.type = type;
+  identity.data.assign(text.begin(), text.end());
+  return identity;
+}
+
+// RFC 7296 3.5: an address, "fqdn:", "email:" or "keyid:" (hexadecimal); a
+// plain name is an FQDN.
+absl::StatusOr<ike::Identity> ParseIdentity(const std::string& text) {
+  if (absl::StatusOr<base::IpAddress> address = base::IpAddress::Parse(text);
+      address.ok()) {
+    ike::Identity identity;
+    identity.type = address->is_v4() ? ike::Identity::Type::kIpv4
+                                     : ike::Identity::Type::kIpv6;
+    identity.data.assign(address->bytes().begin(), address->bytes().end());
+    return identity;
+  }
+  const size_t colon = text.find(':');
+  const std::string kind =
+      colon == std::string::npos ? "fqdn" : text.substr(0, colon);
+  const std::string rest =
+      colon == std::string::npos ? text : text.substr(colon + 1);
+  if (kind == "fqdn" && IsDnsName(rest)) {
+    return TextIdentity(ike::Identity::Type::kFqdn, rest);
+  }
+  if (kind == "email" && rest.size() <= 253 && absl::StrContains(rest, '@')) {
+    return TextIdentity(ike::Identity::Type::kRfc822, rest);
+  }
+  if (kind == "keyid") {
+    ike::Identity identity;
+    identity.type = ike::Identity::Type::kKeyId;
+    if (!rest.empty() && rest.size() <= 512 &&
+        base::FromHex(rest, &identity.data)) {
+      return identity;
+    }
+  }
+  return absl::InvalidArgumentError(
+      "an identity: a DNS name, an IP address, 'fqdn:NAME', 'email:NAME@HOST' "
+      "or 'keyid:HEX'");
+}
+
+absl::Status CheckAddress(const base::IpAddress& address) {
+  if (address.IsUnspecified() || address.IsMulticast()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(address.ToString(), " is no address of one host"));
+  }
+  if (address.IsLinkLocal()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(address.ToString(),
+                     " is link-local: expected an address that does not need "
+                     "the name of an interface"));
+  }
+  return absl::OkStatus();
+}
+
+// At most one of each family.
+bool ReadAddresses(const MapReader& map, std::vector<base::IpAddress>* out) {
+  std::vector<base::IpAddress> addresses;
+  const bool ok = map.List(
+      "addresses", "IP addresses, as in [192.0.2.1, \"2001:db8::1\"]", 16,
+      [&](const std::string& text) -> absl::Status {
+        absl::StatusOr<base::IpAddress> address = base::IpAddress::Parse(text);
+        if (!address.ok()) {
+          return absl::InvalidArgumentError(
+              absl::StrCat("'", text.substr(0, 60),
+                           "' is no IP address: expected one as 192.0.2.1 or "
+                           "2001:db8::1, without a prefix length"));
+        }
+        ESPALIER_RETURN_IF_ERROR(CheckAddress(*address));
+        for (const base::IpAddress& other : addresses) {
+          if (other.family() == address->family()) {
+            return absl::InvalidArgumentError(absl::StrCat(
+                address->ToString(), " comes after ", other.ToString(),
+                ": expected at most one address of each family"));
+          }
+        }
+        addresses.push_back(*address);
+        return absl::OkStatus();
+      });
+  if (ok) *out = std::move(addresses);
+  return ok;
+}
+
+bool ReadCidrs(const MapReader& map, std::vector<base::IpPrefix>* out) {
+  std::vector<base::IpPrefix> prefixes;
+  const bool ok = map.List(
+      "podCIDRs", "prefixes, as in [10.244.1.0/24, \"fd00:1::/64\"]", kMaxCidrs,
+      [&](const std::string& text) -> absl::Status {
+        absl::StatusOr<base::IpPrefix> prefix = base::IpPrefix::Parse(text);
+        if (!prefix.ok()) return prefix.status();
+        if (prefix->length() == 0) {
+          return absl::InvalidArgumentError(
+              absl::StrCat(text,
+                           " holds every address: expected the "
+                           "pods' addresses only"));
+        }
+        for (const base::IpPrefix& other : prefixes) {
+          if (other.Overlaps(*prefix)) {
+            return absl::InvalidArgumentError(absl::StrCat(
+                prefix->ToString(), " overlaps ", other.ToString()));
+          }
+        }
+        prefixes.push_back(*prefix);
+        return absl::OkStatus();
+      });
+  if (ok) *out = std::move(prefixes);
+  return ok;
+}
+
+bool ReadName(const MapReader& map, std::string* name) {
+  constexpr char kExpected[] =
+      "a name of letters, digits, '-', '_' and '.', at most 253 long";
+  map.Missing("name", kExpected);
+  std::string text;
+  if (!map.Text("name", kExpected, &text)) return false;
+  if (!IsDnsName(text)) {
+    map.Wrong("name", *map.Get("name"), kExpected);
+    return false;
+  }
+  *name = text;
+  return true;
+}
+
+void ReadIdentity(const MapReader& map, const std::string& name,
+                  ike::Identity* out) {
+  *out = TextIdentity(ike::Identity::Type::kFqdn, name);
+  std::string text;
+  if (!map.Text("identity", "an identity", &text)) return;
+  absl::StatusOr<ike::Identity> identity = ParseIdentity(text);
+  if (!identity.ok()) {
+    map.Wrong("identity", *map.Get("identity"),
+              std::string(identity.status().message()));
+    return;
+  }
+  *out = *std::move(identity);
+}
+
+bool ReadFile(const MapReader& map, const std::string& key,
+              FileReference* out) {
+  const YamlNode* value = map.Get(key);
+  if (value == nullptr || !map.Text(key, "the path of a file", &out->path)) {
+    return false;
+  }
+  out->line = value->line;
+  out->column = value->column;
+  return true;
+}
+
+// What a peer without an own value gets.
+struct Defaults {
+  std::optional<FileReference> psk_file;
+  std::vector<ike::IkeProposal> ike_proposals = {ike::IkeProposal{}};
+  std::vector<ike::ChildProposal> child_proposals = {ike::ChildProposal{}};
+};
+
+void ReadProposals(const std::string& path, const YamlNode* node,
+                   ErrorList* errors, std::vector<ike::IkeProposal>* ike,
+                   std::vector<ike::ChildProposal>* child) {
+  if (node == nullptr) return;
+  const MapReader map(path, *node, errors);
+  std::vector<ike::IkeProposal> ike_list;
+  if (map.List("ike", "proposals, as in [aes256gcm16-prfsha384-x25519]",
+               kMaxProposals, [&](const std::string& text) -> absl::Status {
+                 ESPALIER_ASSIGN_OR_RETURN(ike::IkeProposal proposal,
+                                           ParseIkeProposal(text));
+                 ike_list.push_back(std::move(proposal));
+                 return absl::OkStatus();
+               })) {
+    *ike = std::move(ike_list);
+  }
+  std::vector<ike::ChildProposal> child_list;
+  if (map.List("child", "proposals, as in [aes256gcm16-x25519]", kMaxProposals,
+               [&](const std::string& text) -> absl::Status {
+                 ESPALIER_ASSIGN_OR_RETURN(ike::ChildProposal proposal,
+                                           ParseChildProposal(text));
+                 child_list.push_back(std::move(proposal));
+                 return absl::OkStatus();
+               })) {
+    *child = std::move(child_list);
+  }
+}
+
+void ReadNode(const YamlNode& node, ErrorList* errors, Node* out) {
+  const MapReader map("node", node, errors);
+  ReadName(map, &out->name);
+  ReadIdentity(map, out->name, &out->identity);
+  map.Missing("addresses", "this node's own IP addresses");
+  ReadAddresses(map, &out->addresses);
+  map.Missing("podCIDRs", "the prefixes of this node's pods");
+  ReadCidrs(map, &out->pod_cidrs);
+  uint64_t number = 0;
+  if (map.Number("uplinkMTU", 1280, 65535, &number)) {
+    out->uplink_mtu = static_cast<uint32_t>(number);
+  }
+}
+
+void ReadPeerCredential(const MapReader& peer, const Defaults& defaults,
+                        Peer* out) {
+  const YamlNode* node = peer.Get("auth");
+  if (node == nullptr) {
+    if (defaults.psk_file) {
+      out->credential = PskCredential{*defaults.psk_file, nullptr};
+    } else if (!peer.Has("auth") && peer.node().kind == YamlNode::Kind::kMap) {
+      peer.errors()->Add(
+          peer.node(),
+          absl::StrCat("peer '", out->name,
+                       "' has no auth: expected auth.pskFile, "
+                       "auth.publicKeys or auth.publicKeyFiles here, or "
+                       "auth.pskFile for the whole file"));
+    }
+    return;
+  }
+  const MapReader map("peers[].auth", *node, peer.errors());
+  PskCredential psk;
+  const bool has_psk = ReadFile(map, "pskFile", &psk.file);
+  PublicKeyCredential keys;
+  map.List("publicKeys", "public keys in PEM or base64", 8,
+           [&](const std::string& text) -> absl::Status {
+             ESPALIER_ASSIGN_OR_RETURN(base::Bytes key, ParsePublicKey(text));
+             keys.keys.push_back(std::move(key));
+             return absl::OkStatus();
+           });
+  if (const YamlNode* files = map.Get("publicKeyFiles"); files != nullptr) {
+    size_t at = 0;
+    map.List("publicKeyFiles", "paths of files", 8,
+             [&](const std::string& text) -> absl::Status {
+               const YamlNode& element = files->elements[at++];
+               if (text.empty()) {
+                 return absl::InvalidArgumentError(
+                     "'' is empty: expected the path of a file");
+               }
+               keys.files.push_back({text, element.line, element.column});
+               return absl::OkStatus();
+             });
+  }
+  const bool wants_keys = map.Has("publicKeys") || map.Has("publicKeyFiles");
+  if (map.Has("pskFile") && wants_keys) {
+    peer.errors()->Add(*node,
+                       "peers[].auth has a pre-shared key and public keys: "
+                       "expected one kind");
+  } else if (wants_keys) {
+    out->credential = std::move(keys);
+  } else if (has_psk) {
+    out->credential = std::move(psk);
+  } else if (node->kind == YamlNode::Kind::kMap && node->entries.empty()) {
+    peer.errors()->Add(*node,
+                       "peers[].auth is empty: expected pskFile, publicKeys "
+                       "or publicKeyFiles");
+  }
+}
+
+Peer ReadPeer(const YamlNode& node, const Defaults& defaults,
+              ErrorList* errors) {
+  Peer peer;
+  peer.line = node.line;
+  peer.column = node.column;
+  const MapReader map("peers[]", node, errors);
+  ReadName(map, &peer.name);
+  ReadIdentity(map, peer.name, &peer.identity);
+  map.Missing("addresses", "the peer's IP addresses");
+  ReadAddresses(map, &peer.addresses);
+  map.Missing("podCIDRs", "the prefixes of the peer's pods");
+  ReadCidrs(map, &peer.pod_cidrs);
+  ReadPeerCredential(map, defaults, &peer);
+  peer.ike_proposals = defaults.ike_proposals;
+  peer.child_proposals = defaults.child_proposals;
+  ReadProposals("peers[].proposals", map.Get("proposals"), errors,
+                &peer.ike_proposals, &peer.child_proposals);
+  map.Bool("forceEncapsulation", &peer.force_encapsulation);
+  std::string initiate;
+  if (map.OneOf("initiate", {"auto", "always", "never"}, &initiate)) {
+    peer.initiate = initiate == "auto"     ? Initiate::kAuto
+                    : initiate == "always" ? Initiate::kAlways
+                                           : Initiate::kNever;
+  }
+  uint64_t number = 0;
+  if (map.Number("ikePort", 1, 65535, &number)) {
+    peer.ike_port = static_cast<uint16_t>(number);
+  }
+  return peer;
+}
+
+void ReadLifetimes(const YamlNode& node, ErrorList* errors, Lifetimes* out) {
+  const MapReader map("lifetimes", node, errors);
+  const auto times = [&](const MapReader& kind, absl::Duration* soft,
+                         absl::Duration* hard) {
+    if (kind.Duration("rekeyAfter", absl::Seconds(1), kLongest, soft)) {
+      *hard = *soft + std::max(absl::Minutes(20), *soft / 4);
+    }
+    const bool own =
+        kind.Duration("expireAfter", absl::Seconds(1), 2 * kLongest, hard);
+    if (own && *hard < *soft + kHardAfterSoft) {
+      kind.Wrong(
+          "expireAfter", *kind.Get("expireAfter"),
+          absl::StrCat("at least ", absl::FormatDuration(kHardAfterSoft),
+                       " more than rekeyAfter (", absl::FormatDuration(*soft),
+                       "), so that an SA outlives an agent's upgrade"));
+    }
+  };
+  if (const YamlNode* ike = map.Get("ike"); ike != nullptr) {
+    times(MapReader("lifetimes.ike", *ike, errors), &out->ike_soft,
+          &out->ike_hard);
+  }
+  const YamlNode* child_node = map.Get("child");
+  if (child_node == nullptr) return;
+  const MapReader child("lifetimes.child", *child_node, errors);
+  times(child, &out->child.soft_time, &out->child.hard_time);
+  child.ByteCount("rekeyAfterBytes", &out->child.soft_bytes);
+  child.ByteCount("expireAfterBytes", &out->child.hard_bytes);
+  child.Number("rekeyAfterPackets", 0, uint64_t{1} << 62,
+               &out->child.soft_packets);
+  child.Number("expireAfterPackets", 0, uint64_t{1} << 62,
+               &out->child.hard_packets);
+  const auto check = [&](const char* key, uint64_t soft, uint64_t hard) {
+    if (hard != 0 && hard <= soft && child.Get(key) != nullptr) {
+      child.Wrong(key, *child.Get(key), "more than its rekeyAfter limit");
+    }
+  };
+  check("expireAfterBytes", out->child.soft_bytes, out->child.hard_bytes);
+  check("expireAfterPackets", out->child.soft_packets, out->child.hard_packets);
+}
+
+void ReadTimers(const YamlNode& node, ErrorList* errors, Timers* out) {
+  const MapReader map("timers", node, errors);
+  const absl::Duration second = absl::Seconds(1);
+  map.Duration("liveness", second, absl::Hours(1), &out->liveness_interval);
+  map.Duration("natKeepalive", second, absl::Minutes(10),
+               &out->nat_keepalive_interval);
+  map.Duration("drain", second, absl::Minutes(10), &out->drain_time);
+  map.Duration("grace", absl::ZeroDuration(), absl::Minutes(10), &out->grace);
+  map.Duration("retransmitFirst", absl::Milliseconds(10), absl::Minutes(1),
+               &out->retransmit_base);
+  map.Duration("retransmitMax", absl::Milliseconds(10), absl::Minutes(10),
+               &out->retransmit_max);
+  uint64_t tries = 0;
+  if (map.Number("retransmitTries", 1, 30, &tries)) {
+    out->retransmit_tries = static_cast<int>(tries);
+  }
+  if (out->retransmit_max < out->retransmit_base) {
+    const char* key = map.Get("retransmitMax") != nullptr ? "retransmitMax"
+                                                          : "retransmitFirst";
+    map.Wrong(key, *map.Get(key), "retransmitFirst not above retransmitMax");
+  }
+}
+
+void ReadIke(const YamlNode& node, ErrorList* errors, Config* out) {
+  const MapReader map("ike", node, errors);
+  uint64_t number = 0;
+  if (map.Number("port", 1, 65535, &number)) {
+    out->ike_port = static_cast<uint16_t>(number);
+  }
+  if (map.Number("natTraversalPort", 1, 65535, &number)) {
+    out->nat_traversal_port = static_cast<uint16_t>(number);
+  }
+  if (out->ike_port == out->nat_traversal_port) {
+    const char* key = map.Get("port") != nullptr ? "port" : "natTraversalPort";
+    map.Wrong(key, *map.Get(key), "two ports that differ");
+  }
+  // RFC 7383 2.5.1: what every IPv4 path carries, at least; and no more than
+  // a UDP datagram holds.
+  if (map.Number("fragmentSize", 548, 65507, &number)) {
+    out->fragment_size = number;
+  }
+  if (map.Number("cookieThreshold", 0, 1'000'000, &number)) {
+    out->cookie_threshold = number;
+  }
+  if (map.Number("cryptoThreads", 1, 64, &number)) {
+    out->crypto_threads = static_cast<int>(number);
+  }
+}
+
+void ReadDatapath(const YamlNode& node, ErrorList* errors, Config* out) {
+  const MapReader map("datapath", node, errors);
+  std::string driver;
+  map.OneOf("driver", {"user"}, &driver);
+  map.Text("espdSocket", "the path of a unix socket", &out->espd_socket);
+  uint64_t number = 0;
+  if (map.Number("replayWindow", 64, 65536, &number)) {
+    out->replay_window = static_cast<uint32_t>(number);
+  }
+}
+
+absl::StatusOr<base::Endpoint> ParseEndpoint(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  if (colon != std::string::npos) {
+    std::string host = text.substr(0, colon);
+    if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
+      host = host.substr(1, host.size() - 2);
+    } else if (absl::StrContains(host, ':')) {
+      host.clear();  // an IPv6 address wants its brackets
+    }
+    if (host == "localhost") host = "127.0.0.1";
+    uint32_t port = 0;
+    absl::StatusOr<base::IpAddress> address = base::IpAddress::Parse(host);
+    if (address.ok() && absl::SimpleAtoi(text.substr(colon + 1), &port) &&
+        port > 0 && port <= 65535) {
+      return base::Endpoint{*address, static_cast<uint16_t>(port)};
+    }
+  }
+  return absl::InvalidArgumentError("ADDRESS:PORT or [ADDRESS]:PORT");
+}
+
+void ReadSockets(const YamlNode& node, ErrorList* errors, Config* out) {
+  const MapReader map("sockets", node, errors);
+  map.Text("agent", "the path of a unix socket", &out->agent_socket);
+  std::string text;
+  if (!map.Text("metrics", "ADDRESS:PORT, [ADDRESS]:PORT or 'none'", &text)) {
+    return;
+  }
+  if (text == "none") {
+    out->metrics_listen.reset();
+    return;
+  }
+  absl::StatusOr<base::Endpoint> endpoint = ParseEndpoint(text);
+  if (!endpoint.ok()) {
+    map.Wrong("metrics", *map.Get("metrics"),
+              "ADDRESS:PORT, [ADDRESS]:PORT or 'none'");
+    return;
+  }
+  out->metrics_listen = *endpoint;
+}
+
+// sockaddr_un holds 108 octets, the last of them a zero.
+void CheckSocketPath(const YamlNode& root, const char* map, const char* key,
+                     const std::string& path, ErrorList* errors) {
+  if (path.size() <= 107 && absl::StartsWith(path, "/")) return;
+  for (const auto& [name, value] : root.entries) {
+    if (name.scalar != map) continue;
+    for (const auto& [inner, node] : value.entries) {
+      if (inner.scalar == key) {
+        errors->Add(node, absl::StrCat(map, ".", key, " is ", Quoted(node),
+                                       ": expected an absolute path of at "
+                                       "most 107 octets"));
+      }
+    }
+  }
+}
+
+// A claim on inner addresses, for the check that no two holders overlap.
+struct Claim {
+  base::IpPrefix prefix;
+  std::string holder;
+  int line;
+  int column;
+};
+
+void CheckClaims(const Config& config, std::vector<Claim> claims,
+                 ErrorList* errors) {
+  for (const Claim& claim : claims) {
+    const bool inside = std::any_of(
+        config.cluster_pod_cidrs.begin(), config.cluster_pod_cidrs.end(),
+        [&](const base::IpPrefix& c) { return c.Contains(claim.prefix); });
+    if (!inside && !config.cluster_pod_cidrs.empty()) {
+      errors->Add(claim.line, claim.column,
+                  absl::StrCat(claim.holder, " has ", claim.prefix.ToString(),
+                               ": expected a prefix inside cluster.podCIDRs"));
+    }
+  }
+  // Sorted by address, shorter first: whatever overlaps a prefix comes right
+  // after the nearest one that holds it.
+  std::sort(claims.begin(), claims.end(),
+            [](const Claim& a, const Claim& b) { return a.prefix < b.prefix; });
+  const Claim* widest = nullptr;
+  for (const Claim& claim : claims) {
+    if (widest != nullptr && widest->prefix.Contains(claim.prefix)) {
+      const Claim& later = std::pair(widest->line, widest->column) <
+                                   std::pair(claim.line, claim.column)
+                               ? claim
+                               : *widest;
+      const Claim& earlier = &later == &claim ? *widest : claim;
+      errors->Add(later.line, later.column,
+                  absl::StrCat(later.holder, " has ", later.prefix.ToString(),
+                               ", which overlaps ", earlier.prefix.ToString(),
+                               " of ", earlier.holder,
+                               ": expected every address to have one holder"));
+      continue;
+    }
+    widest = &claim;
+  }
+}
+
+void CheckMesh(const Config& config, int node_line, int node_column,
+               ErrorList* errors) {
+  std::map<std::string, std::string> names;
+  std::map<ike::Identity, std::string> identities;
+  std::map<base::IpAddress, std::string> addresses;
+  std::vector<Claim> claims;
+  names[config.node.name] = "this node";
+  identities[config.node.identity] = "this node";
+  for (const base::IpAddress& a : config.node.addresses) {
+    addresses[a] = "this node";
+  }
+  for (const base::IpPrefix& p : config.node.pod_cidrs) {
+    claims.push_back({p, "this node", node_line, node_column});
+  }
+  for (const Peer& peer : config.peers) {
+    if (peer.name.empty()) continue;
+    const std::string title = absl::StrCat("peer '", peer.name, "'");
+    const auto once = [&](bool inserted, const std::string& what,
+                          const std::string& holder) {
+      if (inserted) return;
+      errors->Add(peer.line, peer.column,
+                  absl::StrCat(title, " has the ", what, " of ", holder,
+                               ": expected one of its own"));
+    };
+    const auto name = names.emplace(peer.name, title);
+    once(name.second, "name", name.first->second);
+    const auto identity = identities.emplace(peer.identity, title);
+    if (name.second) {
+      once(identity.second, "identity", identity.first->second);
+    }
+    bool common = config.node.addresses.empty() || peer.addresses.empty();
+    for (const base::IpAddress& a : peer.addresses) {
+      const auto address = addresses.emplace(a, title);
+      once(address.second, absl::StrCat("address ", a.ToString()),
+           address.first->second);
+      for (const base::IpAddress& own : config.node.addresses) {
+        common = common || own.family() == a.family();
+      }
+    }
+    if (!common) {
+      errors->Add(peer.line, peer.column,
+                  absl::StrCat(title,
+                               " has no address of a family that this node "
+                               "has: expected IPv4 on both or IPv6 on both"));
+    }
+    if (std::holds_alternative<PublicKeyCredential>(peer.credential) &&
+        !config.private_key) {
+      errors->Add(peer.line, peer.column,
+                  absl::StrCat(title,
+                               " authenticates by public keys: expected "
+                               "auth.privateKeyFile for this node's own"));
+    }
+    for (const base::IpPrefix& p : peer.pod_cidrs) {
+      claims.push_back({p, title, peer.line, peer.column});
+    }
+  }
+  CheckClaims(config, std::move(claims), errors);
+}
+
+void ReadAuth(const YamlNode& node, ErrorList* errors, Config* config,
+              Defaults* defaults) {
+  const MapReader map("auth", node, errors);
+  FileReference psk;
+  if (ReadFile(map, "pskFile", &psk)) defaults->psk_file = psk;
+  PrivateKeySource key;
+  const bool has_key = ReadFile(map, "privateKeyFile", &key.file);
+  map.Bool("generatePrivateKey", &key.generate);
+  if (has_key) {
+    config->private_key = key;
+  } else if (key.generate) {
+    map.Missing("privateKeyFile", "where the generated key is to be kept");
+  }
+}
+
+void ReadFileLevel(const MapReader& map, Config* config) {
+  map.Text("stateDirectory", "the path of a folder", &config->state_directory);
+  map.Text("keyLogDirectory", "the path of a folder",
+           &config->key_log_directory);
+  std::string level;
+  if (map.OneOf("logLevel", {"debug", "info", "warning", "error"}, &level)) {
+    base::ParseLogLevel(level, &config->log_level);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<Config> ParseConfig(const std::string& text,
+                                   const std::string& name) {
+  ESPALIER_ASSIGN_OR_RETURN(const YamlNode root, ParseYaml(text, name));
+  ErrorList errors(name);
+  Config config;
+  config.metrics_listen =
+      base::Endpoint{base::IpAddress::V4({127, 0, 0, 1}), 9469};
+  const MapReader map("", root, &errors);
+  int node_line = 1;
+  int node_column = 1;
+  map.Missing("node", "a map with this node's name, addresses and podCIDRs");
+  if (const YamlNode* node = map.Get("node"); node != nullptr) {
+    node_line = node->line;
+    node_column = node->column;
+    ReadNode(*node, &errors, &config.node);
+  }
+  map.Missing("cluster", "a map with podCIDRs, what counts as inside");
+  if (const YamlNode* node = map.Get("cluster"); node != nullptr) {
+    const MapReader cluster("cluster", *node, &errors);
+    cluster.Missing("podCIDRs", "the prefixes of all pods of the mesh");
+    ReadCidrs(cluster, &config.cluster_pod_cidrs);
+  }
+  Defaults defaults;
+  if (const YamlNode* node = map.Get("auth"); node != nullptr) {
+    ReadAuth(*node, &errors, &config, &defaults);
+  }
+  ReadProposals("proposals", map.Get("proposals"), &errors,
+                &defaults.ike_proposals, &defaults.child_proposals);
+  if (const YamlNode* node = map.Get("peers"); node != nullptr) {
+    if (node->kind != YamlNode::Kind::kSequence) {
+      map.Wrong("peers", *node, "a list of peers");
+    } else if (node->elements.size() > kMaxPeers) {
+      map.Wrong("peers", *node, absl::StrCat("at most ", kMaxPeers, " peers"));
+    } else {
+      for (const YamlNode& peer : node->elements) {
+        config.peers.push_back(ReadPeer(peer, defaults, &errors));
+      }
+    }
+  }
+  if (const YamlNode* node = map.Get("lifetimes"); node != nullptr) {
+    ReadLifetimes(*node, &errors, &config.lifetimes);
+  }
+  if (const YamlNode* node = map.Get("timers"); node != nullptr) {
+    ReadTimers(*node, &errors, &config.timers);
+  }
+  if (const YamlNode* node = map.Get("ike"); node != nullptr) {
+    ReadIke(*node, &errors, &config);
+  }
+  if (const YamlNode* node = map.Get("datapath"); node != nullptr) {
+    ReadDatapath(*node, &errors, &config);
+  }
+  if (const YamlNode* node = map.Get("sockets"); node != nullptr) {
+    ReadSockets(*node, &errors, &config);
+  }
+  ReadFileLevel(map, &config);
+  CheckSocketPath(root, "datapath", "espdSocket", config.espd_socket, &errors);
+  CheckSocketPath(root, "sockets", "agent", config.agent_socket, &errors);
+  CheckMesh(config, node_line, node_column, &errors);
+  ESPALIER_RETURN_IF_ERROR(errors.ToStatus());
+  return config;
+}
+
+}  // namespace espalier::mesh
