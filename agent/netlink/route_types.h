@@ -112,17 +112,15 @@ absl::StatusOr<Neighbour> DecodeNeighbour(base::ByteSpan payload);
 // with NotFound.
 enum class Verb : uint8_t { kAdd, kReplace, kDelete };
 
-// One end of a link to be made.
+// One end of a link to be made. The kernel ignores an alias and refuses an
+// address generation mode in that message: both are for ChangeLinkRequest.
 struct LinkSpec {
   std::string name;
   uint32_t mtu = 0;  // 0: the kernel's default
   std::optional<MacAddress> mac;
-  std::string alias;
   bool up = false;
   // Where this end is to live; -1: the socket's own namespace. Borrowed.
   int netns_fd = -1;
-  // No link-local address of the kernel's own (IN6_ADDR_GEN_MODE_NONE).
-  bool no_ipv6_link_local = false;
 };
 
 // A veth pair in one message. The kernel refuses to bring the peer up in it
@@ -141,6 +139,8 @@ struct LinkChange {
   std::optional<int32_t> master;  // 0: none
   std::optional<int> netns_fd;
   std::optional<uint32_t> gso_max_size;
+  // No link-local address of the kernel's own (IN6_ADDR_GEN_MODE_NONE); to be
+  // set before the link goes up, and refused while it is being made.
   std::optional<bool> no_ipv6_link_local;
 };
 Request ChangeLinkRequest(int32_t index, const LinkChange& change);

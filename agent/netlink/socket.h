@@ -82,7 +82,7 @@ class Socket : public Channel {
   void Enqueue(Request* request, bool dump, Completion done);
   // Reads once; false when there was nothing to read.
   bool ReceiveOnce(bool wait, absl::Status* error);
-  void HandleBuffer(base::ByteSpan bytes, uint32_t sender_port);
+  void HandleBuffer(base::ByteSpan bytes);
   void HandleMessage(const nlmsghdr& header, base::ByteSpan payload);
   void Complete(uint32_t sequence, absl::Status status);
   void FailAll(const absl::Status& status);
