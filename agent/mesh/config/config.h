@@ -117,7 +117,8 @@ struct Config {
   uint16_t nat_traversal_port = 4500;
   // The file names no other datapath than "user" yet: espalier-espd.
   std::string espd_socket = "/run/espalier/espd.sock";
-  std::string agent_socket = "/run/espalier/agent.sock";
+  // Holds base::RunDirectory and the agent's own socket, agent.sock.
+  std::string run_directory = "/run/espalier";
   std::string state_directory = "/var/lib/espalier";
   // 127.0.0.1:9469 unless said otherwise; nullopt: no HTTP at all.
   std::optional<base::Endpoint> metrics_listen;

@@ -413,7 +413,13 @@ void ReadDatapath(const YamlNode& node, ErrorList* errors, Config* out) {
   const MapReader map("datapath", node, errors);
   std::string driver;
   map.OneOf("driver", {"user"}, &driver);
-  map.Text("espdSocket", "the path of a unix socket", &out->espd_socket);
+  if (map.Text("espdSocket", "the path of a unix socket", &out->espd_socket) &&
+      (out->espd_socket.size() > 107 ||
+       !absl::StartsWith(out->espd_socket, "/"))) {
+    // What sockaddr_un holds, with a zero at its end.
+    map.Wrong("espdSocket", *map.Get("espdSocket"),
+              "an absolute path of at most 107 octets");
+  }
   uint64_t number = 0;
   if (map.Number("replayWindow", 64, 65536, &number)) {
     out->replay_window = static_cast<uint32_t>(number);
@@ -442,7 +448,6 @@ absl::StatusOr<base::Endpoint> ParseEndpoint(const std::string& text) {
 
 void ReadSockets(const YamlNode& node, ErrorList* errors, Config* out) {
   const MapReader map("sockets", node, errors);
-  map.Text("agent", "the path of a unix socket", &out->agent_socket);
   std::string text;
   if (!map.Text("metrics", "ADDRESS:PORT, [ADDRESS]:PORT or 'none'", &text)) {
     return;
@@ -458,22 +463,6 @@ void ReadSockets(const YamlNode& node, ErrorList* errors, Config* out) {
     return;
   }
   out->metrics_listen = *endpoint;
-}
-
-// sockaddr_un holds 108 octets, the last of them a zero.
-void CheckSocketPath(const YamlNode& root, const char* map, const char* key,
-                     const std::string& path, ErrorList* errors) {
-  if (path.size() <= 107 && absl::StartsWith(path, "/")) return;
-  for (const auto& [name, value] : root.entries) {
-    if (name.scalar != map) continue;
-    for (const auto& [inner, node] : value.entries) {
-      if (inner.scalar == key) {
-        errors->Add(node, absl::StrCat(map, ".", key, " is ", Quoted(node),
-                                       ": expected an absolute path of at "
-                                       "most 107 octets"));
-      }
-    }
-  }
 }
 
 // A claim on inner addresses, for the check that no two holders overlap.
@@ -594,6 +583,14 @@ void ReadAuth(const YamlNode& node, ErrorList* errors, Config* config,
 }
 
 void ReadFileLevel(const MapReader& map, Config* config) {
+  if (map.Text("runDirectory", "the path of a folder",
+               &config->run_directory) &&
+      (config->run_directory.size() > 80 ||
+       !absl::StartsWith(config->run_directory, "/"))) {
+    // Sockets lie in it, and sockaddr_un holds 108 octets.
+    map.Wrong("runDirectory", *map.Get("runDirectory"),
+              "an absolute path of at most 80 octets");
+  }
   map.Text("stateDirectory", "the path of a folder", &config->state_directory);
   map.Text("keyLogDirectory", "the path of a folder",
            &config->key_log_directory);
@@ -660,8 +657,6 @@ absl::StatusOr<Config> ParseConfig(const std::string& text,
     ReadSockets(*node, &errors, &config);
   }
   ReadFileLevel(map, &config);
-  CheckSocketPath(root, "datapath", "espdSocket", config.espd_socket, &errors);
-  CheckSocketPath(root, "sockets", "agent", config.agent_socket, &errors);
   CheckMesh(config, node_line, node_column, &errors);
   ESPALIER_RETURN_IF_ERROR(errors.ToStatus());
   return config;
