@@ -68,6 +68,20 @@ def cmd_fuzz(args) -> int:
     return 0
 
 
+def cmd_demo(args) -> int:
+    if os.geteuid() != 0:
+        raise DevError("the demo makes network namespaces: run it as root")
+    packages.ensure(["demo"])
+    build.build("dev", ["espalier-agent", "espalier-espd", "espalier-cni",
+                        "kubectl-espalier"])
+    environment = {**os.environ, "ESPALIER_BIN_DIR": str(paths.BUILD / "dev/bin"),
+                   "PYTHONPATH": str(paths.ROOT / "tests")}
+    sys.stdout.flush()
+    os.execve("/usr/bin/python3",
+              ["/usr/bin/python3", str(paths.ROOT / "tests/netns/demo.py"),
+               *(["--keep"] if args.keep else [])], environment)
+
+
 def cmd_shell(args) -> int:
     """The environment in which the tests run, for a person."""
     packages.ensure(["format", "demo", "test", "bench"])
@@ -112,6 +126,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--quick", action="store_true",
                      help="without clang-tidy and the sanitizer builds")
     sub.add_argument("--list", action="store_true", help="print the stages")
+
+    sub = _command(commands, "demo", cmd_demo,
+                   "three nodes and six pods on one wire, ESP between them (as root)",
+                   ["./dev demo", "./dev demo --keep"])
+    sub.add_argument("--keep", action="store_true",
+                     help="leave it up until Ctrl-C, and print how to look around")
 
     sub = _command(commands, "fuzz", cmd_fuzz,
                    "run one libFuzzer target with both sanitizers",
