@@ -53,6 +53,7 @@ class Node:
         self.number = number
         self.folder = lab.folder / name
         self.folder.mkdir()
+        self.run_directory.mkdir(mode=0o700)
         self.namespace = Namespace(lab, name)
         self.uplink = wire.attach(self.namespace, number)
         self.uplink_mtu = wire.mtu
@@ -74,7 +75,12 @@ class Node:
 
     @property
     def agent_socket(self) -> pathlib.Path:
-        return self.folder / "agent.sock"
+        return self.run_directory / "agent.sock"
+
+    @property
+    def run_directory(self) -> pathlib.Path:
+        """Where the CNI binary and the agent meet."""
+        return self.folder / "run"
 
     @property
     def config_path(self) -> pathlib.Path:
@@ -129,7 +135,7 @@ class Node:
 
     def network_configuration(self) -> dict:
         return {"cniVersion": CNI_VERSION, "name": "espalier", "type": "espalier-cni",
-                "agentSocket": str(self.agent_socket)}
+                "runDirectory": str(self.run_directory)}
 
     def cni(self, command: str, container_id: str, netns: str | None, *,
             pod_name: str = "", configuration: dict | None = None):
