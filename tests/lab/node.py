@@ -103,7 +103,8 @@ class Node:
                 {"name": peer.name, "addresses": peer.addresses,
                  "podCIDRs": peer.pod_cidrs} for peer in peers],
             "datapath": {"driver": "user", "espdSocket": str(self.espd_socket)},
-            "sockets": {"agent": str(self.agent_socket), "metrics": "127.0.0.1:9469"},
+            "sockets": {"metrics": "127.0.0.1:9469"},
+            "runDirectory": str(self.run_directory),
             "stateDirectory": str(self.folder / "state"),
             "logLevel": "debug",
         }
