@@ -4,6 +4,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -21,6 +22,17 @@ constexpr int kMaxRsaBits = 8192;  // a verification still takes microseconds
 constexpr int kGeneratedRsaBits = 3072;
 
 absl::StatusOr<KeyType> EcTypeOf(EVP_PKEY* pkey) {
+  // RFC 5480 2.1.1: the curve is named, its parameters never spelled out.
+  int spelled_out = 0;
+  if (EVP_PKEY_get_int_param(pkey,
+                             OSSL_PKEY_PARAM_EC_DECODED_FROM_EXPLICIT_PARAMS,
+                             &spelled_out) != 1 ||
+      spelled_out != 0) {
+    ClearOpenSslErrors();
+    return absl::InvalidArgumentError(
+        "an EC key that spells out its curve's parameters instead of naming "
+        "the curve");
+  }
   std::array<char, 80> group{};
   size_t length = 0;
   if (EVP_PKEY_get_group_name(pkey, group.data(), group.size(), &length) != 1) {
@@ -61,6 +73,13 @@ absl::StatusOr<base::Bytes> EncodePublic(EVP_PKEY* pkey) {
   base::Bytes der(encoded, encoded + size);
   OPENSSL_free(encoded);
   return der;
+}
+
+// Of one key there would be two encodings.
+bool IsCompressed(const PublicKey& key) {
+  constexpr size_t kP256Size = 91, kP384Size = 120;
+  return (key.type() == KeyType::kEcdsaP256 && key.der().size() < kP256Size) ||
+         (key.type() == KeyType::kEcdsaP384 && key.der().size() < kP384Size);
 }
 
 // The public half of `pkey` as an object that shares nothing with it.
@@ -131,14 +150,17 @@ absl::StatusOr<std::shared_ptr<const PublicKey>> PublicKey::FromDer(
   }
   ESPALIER_ASSIGN_OR_RETURN(std::shared_ptr<const PublicKey> key,
                             WrapPublic(std::move(pkey)));
-  // RFC 5280 4.1 wants DER, which is one encoding a key; this also refuses
-  // explicit curve parameters (RFC 5480 2.1.1).
+  if (IsCompressed(*key)) {
+    return absl::InvalidArgumentError(
+        "an EC public key as a compressed point; supported is the uncompressed "
+        "form (RFC 5480 2.2)");
+  }
+  // RFC 5280 4.1 wants DER, which is one encoding a key.
   const base::Bytes& der = key->der();
   if (!std::equal(der.begin(), der.end(), subject_public_key_info.begin(),
                   subject_public_key_info.end())) {
     return absl::InvalidArgumentError(
-        "a SubjectPublicKeyInfo that is not in its DER form, or that spells "
-        "its curve's parameters out instead of naming the curve");
+        "a SubjectPublicKeyInfo that is not in its DER form");
   }
   return key;
 }
