@@ -1,0 +1,62 @@
+// What the mesh is told: this node and its peers, wherever that comes from (a
+// file now, the API server in a cluster). Values only.
+#ifndef ESPALIER_AGENT_MESH_CLUSTER_H_
+#define ESPALIER_AGENT_MESH_CLUSTER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "agent/base/ip_address.h"
+#include "agent/base/secret_bytes.h"
+#include "agent/ike/config.h"
+#include "agent/mesh/config/config.h"
+
+namespace espalier::mesh {
+
+struct LocalNode {
+  std::string name;
+  ike::Identity identity;
+  // At most one of each family.
+  std::vector<base::IpAddress> addresses;
+  std::vector<base::IpPrefix> pod_cidrs;
+  uint32_t uplink_mtu = 1500;
+  friend bool operator==(const LocalNode&, const LocalNode&) = default;
+};
+
+struct PeerSpec {
+  std::string name;
+  ike::Identity identity;  // unique; what a peer is known by
+  std::vector<base::IpAddress> addresses;
+  std::vector<base::IpPrefix> pod_cidrs;
+  // A pre-shared key, or the peer's public keys.
+  std::variant<std::shared_ptr<const base::SecretBytes>,
+               std::vector<std::shared_ptr<const crypto::PublicKey>>>
+      credential;
+  std::vector<ike::IkeProposal> ike_proposals;
+  std::vector<ike::ChildProposal> child_proposals;
+  bool force_encapsulation = false;
+  Initiate initiate = Initiate::kAuto;
+  uint16_t ike_port = 500;
+};
+
+struct Cluster {
+  LocalNode node;
+  std::vector<base::IpPrefix> cluster_pod_cidrs;
+  std::vector<PeerSpec> peers;
+  // How long the end that does not begin waits for the other.
+  absl::Duration grace = absl::Seconds(10);
+  // How long an old SA stays once its successor carries traffic.
+  absl::Duration drain_time = absl::Seconds(5);
+};
+
+// Parses the public keys on the way: an error names the peer.
+absl::StatusOr<Cluster> ClusterFromConfig(const Config& config);
+
+}  // namespace espalier::mesh
+
+#endif  // ESPALIER_AGENT_MESH_CLUSTER_H_

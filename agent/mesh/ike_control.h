@@ -1,0 +1,33 @@
+// What the mesh asks of IKE.
+#ifndef ESPALIER_AGENT_MESH_IKE_CONTROL_H_
+#define ESPALIER_AGENT_MESH_IKE_CONTROL_H_
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "agent/ike/action.h"
+#include "agent/ike/config.h"
+
+namespace espalier::mesh {
+
+// Implemented by the owner of the ike::Core: it adds the time, and polls the
+// core's actions after each call, from the loop and never inside the call, so
+// that the mesh is not entered again while it works.
+class IkeControl {
+ public:
+  virtual ~IkeControl() = default;
+  virtual absl::Status UpsertPeer(ike::PeerConfig peer) = 0;
+  virtual void RemovePeer(ike::PeerId peer) = 0;
+  virtual void Establish(ike::PeerId peer) = 0;
+  virtual void StopEstablishing(ike::PeerId peer) = 0;
+  virtual void RekeyChildSa(ike::PeerId peer) = 0;
+  virtual void HandleDatapathDone(ike::DatapathOpId op,
+                                  absl::Status status) = 0;
+  virtual void HandleInboundSeen(base::Spi spi) = 0;
+  virtual void HandleSaExpired(base::Direction direction, base::Spi spi,
+                               bool hard) = 0;
+};
+
+}  // namespace espalier::mesh
+
+#endif  // ESPALIER_AGENT_MESH_IKE_CONTROL_H_

@@ -1,0 +1,97 @@
+// Keeps the running tunnels equal to the cluster that is wanted: peers of IKE,
+// policies and SAs of the datapath, routes of the node.
+#ifndef ESPALIER_AGENT_MESH_MESH_H_
+#define ESPALIER_AGENT_MESH_MESH_H_
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "agent/base/clock.h"
+#include "agent/base/event_loop.h"
+#include "agent/base/security_association.h"
+#include "agent/datapath/datapath.h"
+#include "agent/datapath/tracker.h"
+#include "agent/ike/action.h"
+#include "agent/mesh/cluster.h"
+#include "agent/mesh/ike_control.h"
+#include "agent/mesh/reqid_table.h"
+#include "agent/network/node_network.h"
+
+namespace espalier::mesh {
+
+enum class TunnelState : uint8_t {
+  kDown,     // nothing flows, IKE is trying
+  kUp,       // an SA each way is installed
+  kAdopted,  // SAs of an earlier agent flow, IKE is not up again yet
+};
+const char* TunnelStateName(TunnelState state);  // "down", "up", "adopted"
+
+struct SaStatus {
+  base::SaKey key;
+  base::EspSuite suite;
+  bool encapsulated = false;
+  // Left by an earlier agent or IKE_SA; goes once its successor carries
+  // traffic.
+  bool left_over = false;
+  base::SaCounters counters;  // as of the last RefreshCounters
+};
+
+struct PeerStatus {
+  ike::PeerId id;
+  std::string name;
+  ike::Identity identity;
+  base::Reqid reqid;
+  std::vector<base::IpAddress> addresses;
+  std::vector<base::IpPrefix> pod_cidrs;
+  TunnelState state = TunnelState::kDown;
+  base::Instant state_since;
+  // A packet has come in on the newest inbound SA.
+  bool inbound_seen = false;
+  uint32_t mtu = 0;          // of the routes to it
+  std::string last_problem;  // why it is down, for people; empty when up
+  std::vector<SaStatus> sas;
+  base::SaCounters inbound, outbound;  // of all its SAs since the agent's start
+};
+
+// On the loop's thread; does no IO but through what it is given.
+class Mesh {
+ public:
+  // All outlive the mesh. Takes the datapath's events for itself.
+  Mesh(base::EventLoop* loop, base::Clock* clock, IkeControl* ike,
+       datapath::Datapath* datapath, network::NodeNetwork* network);
+  ~Mesh();
+
+  // Replaces what is wanted. A peer that cannot be configured is skipped and
+  // says why in its status; the rest goes on. With the first call the cluster
+  // source counts as in sync: what is Espalier's own and not wanted is swept
+  // from then on.
+  void SetCluster(Cluster cluster);
+
+  // InstallSa, RemoveSa, WatchInbound and Event go here; false for the others,
+  // which are the caller's.
+  bool HandleIkeAction(ike::Action& action);
+
+  // In the order of their names.
+  std::vector<PeerStatus> Peers() const;
+  // Reads the datapath's counters; `done` runs when Peers() shows them.
+  void RefreshCounters(std::function<void(absl::Status)> done);
+  // The MTU that pods' interfaces get: fits the worst that any peer may come
+  // to use (DESIGN 4).
+  uint32_t pod_mtu() const;
+  const LocalNode& node() const { return cluster_.node; }
+  const datapath::Tracker& tracker() const { return tracker_; }
+
+ private:
+  struct Peer;
+  Cluster cluster_;
+  datapath::Tracker tracker_;
+};
+
+}  // namespace espalier::mesh
+
+#endif  // ESPALIER_AGENT_MESH_MESH_H_

@@ -1,0 +1,63 @@
+// The node's routes, rules, addresses, settings and masquerading for the pod
+// network: desired against actual.
+#ifndef ESPALIER_AGENT_NETWORK_NODE_NETWORK_H_
+#define ESPALIER_AGENT_NETWORK_NODE_NETWORK_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "agent/base/ip_address.h"
+
+namespace espalier::network {
+
+// One destination that is reached through the tunnel's interface.
+struct TunnelRoute {
+  base::IpPrefix destination;
+  // Octets of the largest inner packet towards that peer; 0: the device's.
+  uint32_t mtu = 0;
+  // Only for traffic that comes from this node's pods (peers' node addresses);
+  // otherwise for all.
+  bool pods_only = false;
+  friend auto operator<=>(const TunnelRoute&, const TunnelRoute&) = default;
+};
+
+// What the node's network is to look like (DESIGN 5).
+struct DesiredNetwork {
+  // Made by the datapath; empty or not there yet: what needs it waits.
+  std::string tunnel_interface;
+  // Of that interface and source of its routes: at most one of each family,
+  // out of the node's own pod CIDRs.
+  std::vector<base::IpAddress> tunnel_addresses;
+  std::vector<TunnelRoute> routes;
+  // Blackholes: an address of ours that no pod has leads nowhere.
+  std::vector<base::IpPrefix> own_pod_cidrs;
+  // Unreachable where nothing more specific is known.
+  std::vector<base::IpPrefix> cluster_pod_cidrs;
+  // Nodes' own addresses: pods keep their source towards these too.
+  std::vector<base::IpAddress> node_addresses;
+  // What pods send to anywhere but the inside leaves with the node's address.
+  bool masquerade = true;
+  friend bool operator==(const DesiredNetwork&,
+                         const DesiredNetwork&) = default;
+};
+
+// What could not be made so, and is being retried.
+struct NetworkProblem {
+  std::string item;  // "route 10.244.2.0/24 table 254 dev esp0"
+  absl::Status status;
+};
+
+class NodeNetwork {
+ public:
+  virtual ~NodeNetwork() = default;
+  // Replaces the whole; applied before this returns as far as it succeeds, and
+  // retried after.
+  virtual void SetDesired(DesiredNetwork desired) = 0;
+  virtual std::vector<NetworkProblem> Problems() const = 0;
+};
+
+}  // namespace espalier::network
+
+#endif  // ESPALIER_AGENT_NETWORK_NODE_NETWORK_H_
