@@ -1,0 +1,141 @@
+#include "agent/service/metrics.h"
+
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+namespace espalier::service {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Labels = std::vector<std::pair<std::string, std::string>>;
+
+class Builder {
+ public:
+  // Samples added until the next Family belong to this one.
+  Builder& Counter(const char* name, const char* help) {
+    return Family(name, help, MetricType::Counter);
+  }
+  Builder& Gauge(const char* name, const char* help) {
+    return Family(name, help, MetricType::Gauge);
+  }
+  Builder& Add(double value, const Labels& labels = {}) {
+    ClientMetric metric;
+    for (const auto& [name, text] : labels) {
+      metric.label.push_back({name, text});
+    }
+    if (families_.back().type == MetricType::Counter) {
+      metric.counter.value = value;
+    } else {
+      metric.gauge.value = value;
+    }
+    families_.back().metric.push_back(std::move(metric));
+    return *this;
+  }
+  std::string Render() const {
+    return prometheus::TextSerializer().Serialize(families_);
+  }
+
+ private:
+  Builder& Family(const char* name, const char* help, MetricType type) {
+    MetricFamily family;
+    family.name = name;
+    family.help = help;
+    family.type = type;
+    families_.push_back(std::move(family));
+    return *this;
+  }
+  std::vector<MetricFamily> families_;
+};
+
+double D(uint64_t value) { return static_cast<double>(value); }
+
+void AddTunnels(const MetricsSnapshot& s, Builder* b) {
+  size_t up = 0;
+  b->Gauge("espalier_tunnel_up", "1 while ESP SAs with the peer are installed");
+  for (const auto& t : s.tunnels) {
+    up += t.up;
+    b->Add(t.up, {{"peer", t.peer}});
+  }
+  b->Gauge("espalier_tunnels_wanted", "Configured peers")
+      .Add(D(s.tunnels.size()));
+  b->Gauge("espalier_tunnels_up", "Peers with ESP SAs installed").Add(D(up));
+  b->Counter("espalier_esp_packets_total", "Inner packets through ESP");
+  for (const auto& t : s.tunnels) {
+    b->Add(D(t.inbound.packets), {{"peer", t.peer}, {"direction", "in"}});
+    b->Add(D(t.outbound.packets), {{"peer", t.peer}, {"direction", "out"}});
+  }
+  b->Counter("espalier_esp_bytes_total", "Octets of inner packets through ESP");
+  for (const auto& t : s.tunnels) {
+    b->Add(D(t.inbound.bytes), {{"peer", t.peer}, {"direction", "in"}});
+    b->Add(D(t.outbound.bytes), {{"peer", t.peer}, {"direction", "out"}});
+  }
+  b->Counter("espalier_esp_errors_total", "ESP packets dropped, by reason");
+  for (const auto& t : s.tunnels) {
+    b->Add(D(t.inbound.replayed), {{"peer", t.peer}, {"reason", "replayed"}});
+    b->Add(D(t.inbound.bad_icv), {{"peer", t.peer}, {"reason", "bad_icv"}});
+    b->Add(D(t.inbound.selector_mismatch),
+           {{"peer", t.peer}, {"reason", "selector_mismatch"}});
+    b->Add(D(t.outbound.send_errors),
+           {{"peer", t.peer}, {"reason", "send_error"}});
+  }
+}
+
+void AddIke(const MetricsSnapshot& s, Builder* b) {
+  b->Counter("espalier_ike_datagrams_total", "IKE datagrams")
+      .Add(D(s.ike.datagrams_in), {{"direction", "in"}})
+      .Add(D(s.ike.datagrams_out), {{"direction", "out"}});
+  b->Counter("espalier_ike_dropped_total", "IKE datagrams dropped, by reason")
+      .Add(D(s.ike.malformed), {{"reason", "malformed"}})
+      .Add(D(s.ike.bad_integrity), {{"reason", "bad_integrity"}})
+      .Add(D(s.ike.unknown_spi), {{"reason", "unknown_spi"}});
+  b->Counter("espalier_ike_retransmissions_total", "IKE requests sent again")
+      .Add(D(s.ike.retransmissions));
+  b->Counter("espalier_ike_duplicate_requests_total",
+             "Requests answered again out of the response cache")
+      .Add(D(s.ike.duplicate_requests));
+  b->Counter("espalier_ike_cookies_sent_total", "Initiators asked for a cookie")
+      .Add(D(s.ike.cookies_sent));
+  b->Gauge("espalier_ike_half_open", "IKE_SAs not yet authenticated")
+      .Add(D(s.ike.half_open));
+  b->Counter("espalier_sas_established_total", "SAs established, by kind")
+      .Add(D(s.ike.ike_sas_established), {{"kind", "ike"}})
+      .Add(D(s.ike.child_sas_established), {{"kind", "child"}});
+  b->Counter("espalier_rekeys_total", "SAs rekeyed, by kind")
+      .Add(D(s.ike_rekeys), {{"kind", "ike"}})
+      .Add(D(s.child_rekeys), {{"kind", "child"}});
+  b->Counter("espalier_ike_authentication_failures_total",
+             "Peers that failed to authenticate")
+      .Add(D(s.ike.authentication_failures));
+  b->Counter("espalier_crypto_jobs_refused_total",
+             "Key exchanges and signatures refused because too many waited")
+      .Add(D(s.refused_crypto_jobs));
+}
+
+}  // namespace
+
+std::string RenderMetrics(const MetricsSnapshot& s) {
+  Builder b;
+  b.Gauge("espalier_build_info", "1; which agent this is")
+      .Add(1, {{"version", s.version}, {"node", s.node}});
+  AddTunnels(s, &b);
+  AddIke(s, &b);
+  b.Counter("espalier_config_reloads_total", "Configuration reloads")
+      .Add(D(s.config_reloads), {{"result", "ok"}})
+      .Add(D(s.config_reload_failures), {{"result", "error"}});
+  b.Gauge("espalier_config_stale",
+          "1 while the configuration on disk is refused and an older one runs")
+      .Add(s.config_stale);
+  b.Gauge("espalier_datapath_connected", "1 while the datapath answers")
+      .Add(s.datapath_connected);
+  b.Gauge("espalier_pods", "Pods attached on this node").Add(D(s.pods));
+  b.Counter("espalier_datapath_events_total",
+            "The datapath's own counters, by name");
+  for (const auto& [name, value] : s.datapath) {
+    b.Add(D(value), {{"name", name}});
+  }
+  return b.Render();
+}
+
+}  // namespace espalier::service

@@ -1,0 +1,42 @@
+// The agent's metrics in Prometheus' text format.
+#ifndef ESPALIER_AGENT_SERVICE_METRICS_H_
+#define ESPALIER_AGENT_SERVICE_METRICS_H_
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "agent/base/security_association.h"
+#include "agent/ike/config.h"
+
+namespace espalier::service {
+
+// Everything that is counted, read at one moment on the loop's thread.
+struct MetricsSnapshot {
+  struct Tunnel {
+    std::string peer;
+    bool up = false;
+    base::SaCounters inbound, outbound;
+  };
+  std::string version;
+  std::string node;
+  std::vector<Tunnel> tunnels;
+  ike::CoreCounters ike;
+  uint64_t ike_rekeys = 0;
+  uint64_t child_rekeys = 0;
+  uint64_t refused_crypto_jobs = 0;
+  uint64_t config_reloads = 0;
+  uint64_t config_reload_failures = 0;
+  bool config_stale = false;  // the file on disk is refused
+  bool datapath_connected = false;
+  uint64_t pods = 0;
+  // The datapath's own counters, by name.
+  std::vector<std::pair<std::string, uint64_t>> datapath;
+};
+
+std::string RenderMetrics(const MetricsSnapshot& snapshot);
+
+}  // namespace espalier::service
+
+#endif  // ESPALIER_AGENT_SERVICE_METRICS_H_

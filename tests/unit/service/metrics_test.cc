@@ -1,0 +1,73 @@
+#include "agent/service/metrics.h"
+
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace espalier::service {
+namespace {
+
+using ::testing::HasSubstr;
+
+MetricsSnapshot Full() {
+  MetricsSnapshot s;
+  s.version = "0.1.0";
+  s.node = "a\"b\\c\n";
+  s.tunnels.push_back({.peer = "b", .up = true});
+  s.tunnels.back().inbound.packets = 12;
+  s.tunnels.back().outbound.bytes = uint64_t{1} << 40;
+  s.tunnels.push_back({.peer = "c"});
+  s.ike.retransmissions = 3;
+  s.config_reload_failures = 2;
+  s.datapath = {{"dropped_unknown_spi", 9}};
+  return s;
+}
+
+TEST(Metrics, ValuesWithTheirLabels) {
+  const std::string text = RenderMetrics(Full());
+  EXPECT_THAT(text, HasSubstr("espalier_tunnels_wanted 2\n"));
+  EXPECT_THAT(text, HasSubstr("espalier_tunnels_up 1\n"));
+  EXPECT_THAT(text, HasSubstr("espalier_tunnel_up{peer=\"c\"} 0\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "espalier_esp_packets_total{peer=\"b\",direction=\"in\"} 12\n"));
+  EXPECT_THAT(text, HasSubstr("espalier_esp_bytes_total{peer=\"b\",direction="
+                              "\"out\"} 1099511627776\n"));
+  EXPECT_THAT(text, HasSubstr("espalier_ike_retransmissions_total 3\n"));
+  EXPECT_THAT(text,
+              HasSubstr("espalier_config_reloads_total{result=\"error\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("name=\"dropped_unknown_spi\"} 9\n"));
+  EXPECT_THAT(text, HasSubstr("node=\"a\\\"b\\\\c\\n\""));
+}
+
+// Prometheus refuses a scrape with a family given twice; and what operators
+// read in docs/metrics.md is what there is.
+TEST(Metrics, FamiliesAreUniqueAndDocumented) {
+  std::set<std::string> families;
+  const std::string text = RenderMetrics(Full());
+  for (absl::string_view line : absl::StrSplit(text, '\n')) {
+    if (!absl::StartsWith(line, "# TYPE ")) continue;
+    const std::vector<std::string> words = absl::StrSplit(line, ' ');
+    EXPECT_TRUE(families.insert(words[2]).second) << line;
+    EXPECT_TRUE(absl::StartsWith(words[2], "espalier_")) << line;
+    EXPECT_EQ(words[3] == "counter", absl::EndsWith(words[2], "_total"))
+        << line;
+  }
+  std::ifstream stream(ESPALIER_SOURCE_DIR "/docs/metrics.md");
+  ASSERT_TRUE(stream.good());
+  std::set<std::string> rows;
+  for (std::string line; std::getline(stream, line);) {
+    if (line.rfind("| `", 0) == 0)
+      rows.insert(line.substr(3, line.find('`', 3) - 3));
+  }
+  EXPECT_EQ(rows, families);
+}
+
+}  // namespace
+}  // namespace espalier::service
