@@ -31,7 +31,7 @@ def find() -> str | None:
     return None
 
 
-def _debian_site() -> str:
+def debian_site() -> str:
     """The archive this machine already uses."""
     text = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(SITE) $(CODENAME)",
@@ -52,7 +52,7 @@ def _install() -> None:
     home = paths.cache() / "apt-backports"
     (home / "lists/partial").mkdir(parents=True, exist_ok=True)
     key = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    site = _debian_site()
+    site = debian_site()
     source = home / "backports.list"
     source.write_text("".join(
         f"deb [signed-by={key}] {site} {suite} main\n"

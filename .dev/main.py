@@ -7,6 +7,8 @@ import sys
 
 import build
 from console import DevError, colour, must_run
+import guest
+import guest_parts
 import packages
 import paths
 import style
@@ -97,6 +99,10 @@ def cmd_shell(args) -> int:
                environment)
 
 
+def cmd_guest(args) -> int:
+    return guest.run(args.run, args.kernel, args.cpus, args.memory, args.seconds)
+
+
 def _command(commands, name, function, summary, examples):
     parser = commands.add_parser(
         name, help=summary, description=summary,
@@ -152,6 +158,17 @@ def parser() -> argparse.ArgumentParser:
                    "a shell with the built programs and the lab on its paths",
                    ["./dev shell", "./dev shell --run 'kubectl-espalier --help'"])
     sub.add_argument("--run", metavar="COMMAND", help="run this and exit")
+
+    sub = _command(commands, "guest", cmd_guest,
+                   "run a command under a Debian kernel with ESP, in a virtual machine",
+                   ["./dev guest 'uname -r; ip xfrm state'",
+                    "./dev guest --kernel 6.1 --cpus 2 'modprobe esp4 && ip -s link'"])
+    sub.add_argument("run", metavar="COMMAND", help="for bash, in this folder")
+    sub.add_argument("--kernel", choices=guest_parts.KERNEL_SUITES,
+                     default=guest.DEFAULT_KERNEL)
+    sub.add_argument("--cpus", type=int, default=1)
+    sub.add_argument("--memory", type=int, default=2048, metavar="MIB")
+    sub.add_argument("--seconds", type=int, default=600, help="end the command after")
 
     sub = _command(commands, "help", lambda args: top.print_help() or 0,
                    "print this help", ["./dev help"])
