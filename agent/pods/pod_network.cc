@@ -117,6 +117,7 @@ netlink::Neighbour GatewayNeighbour(Family family, const std::string& owner,
 netlink::Route DefaultRoute(Family family, int32_t index) {
   netlink::Route out;
   out.destination = *IpPrefix::Make(IpAddress::Any(family), 0);
+  out.protocol = RTPROT_BOOT;  // as `ip route add` has it
   out.interface_index = index;
   out.gateway = Gateway(family);
   // No route covers the gateway.

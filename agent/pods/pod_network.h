@@ -26,7 +26,7 @@
 namespace espalier::pods {
 
 // "proto" of the host routes to pods.
-inline constexpr uint8_t kPodRouteProtocol = 0x51;
+inline constexpr uint8_t kPodRouteProtocol = 70;
 
 base::IpAddress Gateway(base::Family family);
 

@@ -24,7 +24,8 @@ ALLOWED = {
     "agent/network": {"agent/base", "agent/netlink"},
     "agent/guard": {"agent/base", "agent/netlink"},
     "agent/ipam": {"agent/base"},
-    "agent/pods": {"agent/base", "agent/netlink", "agent/network", "agent/ipam"},
+    "agent/pods": {
+        "agent/base", "agent/netlink", "agent/network", "agent/ipam", PROTO},
     "agent/kube": {"agent/base"},
     "agent/mesh": {
         "agent/base", "agent/netlink", "agent/datapath", "agent/network",
