@@ -20,7 +20,7 @@ import paths
 import style
 
 # In this order. A label belongs here from its first test on.
-LABELS = ("unit", "netns")
+LABELS = ("unit", "fault", "netns")
 # Of a label, ctest runs so many at once; the others are alone on the machine.
 PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz"}
 OUTSIDE = {"bench"}  # ./dev bench

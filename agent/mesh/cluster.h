@@ -42,6 +42,7 @@ struct PeerSpec {
   bool force_encapsulation = false;
   Initiate initiate = Initiate::kAuto;
   uint16_t ike_port = 500;
+  friend bool operator==(const PeerSpec& a, const PeerSpec& b);
 };
 
 struct Cluster {

@@ -10,9 +10,8 @@
 
 namespace espalier::mesh {
 
-// Implemented by the owner of the ike::Core: it adds the time, and polls the
-// core's actions after each call, from the loop and never inside the call, so
-// that the mesh is not entered again while it works.
+// Implemented by the owner of the ike::Core: it adds the time, and has the
+// core's actions carried out. Those for the mesh may come inside the call.
 class IkeControl {
  public:
   virtual ~IkeControl() = default;

@@ -3,10 +3,12 @@
 #ifndef ESPALIER_AGENT_MESH_MESH_H_
 #define ESPALIER_AGENT_MESH_MESH_H_
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -87,9 +89,59 @@ class Mesh {
   const datapath::Tracker& tracker() const { return tracker_; }
 
  private:
-  struct Peer;
-  Cluster cluster_;
+  struct Child;
+  struct PeerState;
+  class Work;
+  using PeerMap = std::map<ike::PeerId, std::unique_ptr<PeerState>>;
+
+  // --- what is wanted (mesh_desired.cc) ---
+  absl::StatusOr<ike::PeerConfig> ConfigOf(const PeerState& peer) const;
+  void ConfigurePeer(PeerState* peer);
+  void RemovePeer(PeerState* peer);
+  void ApplyPolicies();
+  void ApplyNetwork();
+  uint32_t MtuOf(const PeerState& peer) const;
+  bool ReachesNode(const PeerState& peer, const base::IpAddress& address) const;
+
+  // --- what happens (mesh.cc) ---
+  void Execute(ike::InstallSa action);
+  void Execute(const ike::RemoveSa& action);
+  void Execute(const ike::WatchInbound& action);
+  void Execute(const ike::Event& event);
+  void HandleInstalled(const ike::InstallSa& action, const base::EspSa& sa,
+                       absl::Status status);
+  void HandleReady();
+  void HandleInboundSeen(const base::SaKey& key);
+  void HandleExpired(const base::SaKey& key, bool hard);
+  void HandleVanished(const datapath::TrackedSa& sa);
+  void HandleAcquire(base::Reqid reqid);
+  // Takes over what an earlier agent left, and removes what nobody wants.
+  void Adopt();
+  void DropLeftOversLater(PeerState* peer, bool inbound);
+  void Retire(PeerState* peer, const base::SaKey& key);
+  void UpdateState(PeerState* peer);
+  void Drain();
+
+  PeerState* Find(ike::PeerId id);
+  PeerState* FindByReqid(base::Reqid reqid);
+  // The child that this SA is of; null for left-over ones.
+  Child* FindChild(PeerState* peer, const base::SaKey& key);
+
+  base::EventLoop* loop_;
+  base::Clock* clock_;
+  IkeControl* ike_;
+  network::NodeNetwork* network_;
   datapath::Tracker tracker_;
+  Cluster cluster_;
+  bool in_sync_ = false;
+  ReqidTable reqids_;
+  PeerMap peers_;
+  uint32_t last_peer_id_ = 0;
+  // Actions that came while another is carried out wait here.
+  std::deque<ike::Action> waiting_;
+  int working_ = 0;
+  bool network_changed_ = false;
+  std::set<base::EventLoop::TimerId> timers_;
 };
 
 }  // namespace espalier::mesh

@@ -1,0 +1,465 @@
+#include "agent/mesh/mesh.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "agent/base/log.h"
+#include "agent/mesh/peer_state.h"
+
+namespace espalier::mesh {
+namespace {
+
+using base::Direction;
+using base::LogLevel;
+using base::SaKey;
+using datapath::TrackedSa;
+
+SaKey KeyOf(const base::EspSa& sa) {
+  return {sa.direction, sa.outer_destination, sa.spi};
+}
+
+void Add(const base::SaCounters& from, base::SaCounters* to) {
+  to->packets += from.packets;
+  to->bytes += from.bytes;
+  to->replayed += from.replayed;
+  to->bad_icv += from.bad_icv;
+  to->selector_mismatch += from.selector_mismatch;
+  to->send_errors += from.send_errors;
+}
+
+const char* EventText(ike::Event::Kind kind) {
+  using Kind = ike::Event::Kind;
+  switch (kind) {
+    case Kind::kIkeSaUp:
+      return "IKE_SA up";
+    case Kind::kIkeSaDown:
+      return "IKE_SA down";
+    case Kind::kIkeSaRekeyed:
+      return "IKE_SA rekeyed";
+    case Kind::kChildSaUp:
+      return "CHILD_SA up";
+    case Kind::kChildSaDown:
+      return "CHILD_SA down";
+    case Kind::kChildSaRekeyed:
+      return "CHILD_SA rekeyed";
+    case Kind::kAuthenticationFailed:
+      return "authentication failed";
+    case Kind::kNoProposalChosen:
+      return "no proposal chosen";
+    case Kind::kTsUnacceptable:
+      return "traffic selectors unacceptable";
+    case Kind::kPeerUnreachable:
+      return "peer unreachable";
+    case Kind::kProtocolError:
+      return "protocol error";
+  }
+  return "event";
+}
+
+bool IsProblem(ike::Event::Kind kind) {
+  using Kind = ike::Event::Kind;
+  return kind == Kind::kAuthenticationFailed ||
+         kind == Kind::kNoProposalChosen || kind == Kind::kTsUnacceptable ||
+         kind == Kind::kPeerUnreachable || kind == Kind::kProtocolError;
+}
+
+}  // namespace
+
+const char* TunnelStateName(TunnelState state) {
+  switch (state) {
+    case TunnelState::kDown:
+      return "down";
+    case TunnelState::kUp:
+      return "up";
+    case TunnelState::kAdopted:
+      return "adopted";
+  }
+  return "";
+}
+
+Mesh::Mesh(base::EventLoop* loop, base::Clock* clock, IkeControl* ike,
+           datapath::Datapath* datapath, network::NodeNetwork* network)
+    : loop_(loop),
+      clock_(clock),
+      ike_(ike),
+      network_(network),
+      tracker_(loop, clock, datapath) {
+  datapath::Tracker::TrackerEvents events;
+  events.ready = [this] { HandleReady(); };
+  events.expired = [this](const SaKey& key, bool hard) {
+    HandleExpired(key, hard);
+  };
+  events.inbound_seen = [this](const SaKey& key) { HandleInboundSeen(key); };
+  events.acquire = [this](base::Reqid reqid) { HandleAcquire(reqid); };
+  events.vanished = [this](const TrackedSa& sa) { HandleVanished(sa); };
+  tracker_.SetEvents(std::move(events));
+}
+
+Mesh::~Mesh() {
+  for (const auto timer : timers_) loop_->CancelTimer(timer);
+}
+
+void Mesh::Drain() {
+  while (!waiting_.empty() || network_changed_) {
+    if (waiting_.empty()) {
+      network_changed_ = false;
+      ApplyNetwork();
+      continue;
+    }
+    ike::Action action = std::move(waiting_.front());
+    waiting_.pop_front();
+    if (auto* install = std::get_if<ike::InstallSa>(&action)) {
+      Execute(std::move(*install));
+    } else if (const auto* remove = std::get_if<ike::RemoveSa>(&action)) {
+      Execute(*remove);
+    } else if (const auto* watch = std::get_if<ike::WatchInbound>(&action)) {
+      Execute(*watch);
+    } else if (const auto* event = std::get_if<ike::Event>(&action)) {
+      Execute(*event);
+    }
+  }
+}
+
+bool Mesh::HandleIkeAction(ike::Action& action) {
+  if (!std::holds_alternative<ike::InstallSa>(action) &&
+      !std::holds_alternative<ike::RemoveSa>(action) &&
+      !std::holds_alternative<ike::WatchInbound>(action) &&
+      !std::holds_alternative<ike::Event>(action)) {
+    return false;
+  }
+  Work work(this);
+  waiting_.push_back(std::move(action));
+  return true;
+}
+
+Mesh::PeerState* Mesh::Find(ike::PeerId id) {
+  const auto found = peers_.find(id);
+  return found == peers_.end() ? nullptr : found->second.get();
+}
+
+Mesh::PeerState* Mesh::FindByReqid(base::Reqid reqid) {
+  for (const auto& [id, peer] : peers_) {
+    if (peer->reqid == reqid) return peer.get();
+  }
+  return nullptr;
+}
+
+Mesh::Child* Mesh::FindChild(PeerState* peer, const SaKey& key) {
+  for (auto& [id, child] : peer->children) {
+    if (child.inbound == key || child.outbound == key) return &child;
+  }
+  return nullptr;
+}
+
+void Mesh::Execute(ike::InstallSa action) {
+  if (Find(action.peer) == nullptr) {
+    ike_->HandleDatapathDone(action.op,
+                             absl::NotFoundError("the peer was removed"));
+    return;
+  }
+  base::EspSa sa = std::move(action.sa);
+  // What is needed once it is installed, without the keys.
+  base::EspSa shape;
+  shape.direction = sa.direction;
+  shape.spi = sa.spi;
+  shape.outer_source = sa.outer_source;
+  shape.outer_destination = sa.outer_destination;
+  shape.encapsulation = sa.encapsulation;
+  shape.suite = sa.suite;
+  shape.remote_selectors = sa.remote_selectors;
+  auto context = std::make_shared<std::pair<ike::InstallSa, base::EspSa>>(
+      std::move(action), std::move(shape));
+  tracker_.InstallSa(std::move(sa), [this, context](absl::Status status) {
+    Work work(this);
+    HandleInstalled(context->first, context->second, std::move(status));
+  });
+}
+
+void Mesh::HandleInstalled(const ike::InstallSa& action, const base::EspSa& sa,
+                           absl::Status status) {
+  PeerState* const peer = Find(action.peer);
+  const SaKey key = KeyOf(sa);
+  if (peer == nullptr) {
+    if (status.ok()) tracker_.RemoveSa(key, nullptr);
+    status = absl::NotFoundError("the peer was removed");
+  } else if (!status.ok()) {
+    peer->problem = absl::StrCat("SA not installed: ", status.ToString());
+  } else {
+    Child& child = peer->children[action.child];
+    child.suite = sa.suite;
+    child.encapsulated = sa.encapsulation.has_value();
+    child.outer_family = sa.outer_destination.family();
+    child.remote_selectors = sa.remote_selectors;
+    if (sa.direction == Direction::kInbound) {
+      child.inbound = key;
+      tracker_.WatchInbound(key);
+    } else {
+      child.outbound = key;
+      peer->newest = action.child;
+      // Installing it was the switch: what went out before is idle.
+      DropLeftOversLater(peer, /*inbound=*/false);
+      network_changed_ = true;  // the exact MTU
+    }
+    UpdateState(peer);
+  }
+  ike_->HandleDatapathDone(action.op, std::move(status));
+}
+
+void Mesh::Execute(const ike::RemoveSa& action) {
+  const SaKey key{action.direction, action.outer_destination, action.spi};
+  PeerState* const peer = Find(action.peer);
+  if (peer != nullptr) {
+    Retire(peer, key);
+    UpdateState(peer);
+  }
+  tracker_.RemoveSa(key, [this, op = action.op](absl::Status status) {
+    Work work(this);
+    ike_->HandleDatapathDone(op, std::move(status));
+  });
+}
+
+void Mesh::Execute(const ike::WatchInbound& action) {
+  PeerState* const peer = Find(action.peer);
+  if (peer == nullptr) return;
+  const auto found = peer->children.find(action.child);
+  if (found == peer->children.end()) return;
+  if (found->second.seen) {
+    ike_->HandleInboundSeen(action.spi);
+  } else {
+    found->second.core_asks = true;
+  }
+}
+
+void Mesh::Execute(const ike::Event& event) {
+  PeerState* const peer = Find(event.peer);
+  const std::string name = peer == nullptr ? "" : peer->spec.name;
+  base::Log(IsProblem(event.kind) ? LogLevel::kWarning : LogLevel::kInfo,
+            EventText(event.kind), {{"peer", name}, {"detail", event.detail}});
+  if (peer == nullptr) return;
+  if (IsProblem(event.kind)) {
+    peer->problem = event.detail.empty() ? EventText(event.kind)
+                                         : absl::StrCat(EventText(event.kind),
+                                                        ": ", event.detail);
+  } else if (event.kind == ike::Event::Kind::kIkeSaUp) {
+    if (std::exchange(peer->begin_at_once, false)) ConfigurePeer(peer);
+  }
+}
+
+void Mesh::Retire(PeerState* peer, const SaKey& key) {
+  peer->left_over.erase(key);
+  const auto tracked = tracker_.sas().find(key);
+  if (tracked != tracker_.sas().end()) {
+    Add(tracked->second.counters, key.direction == Direction::kInbound
+                                      ? &peer->retired_inbound
+                                      : &peer->retired_outbound);
+  }
+  for (auto it = peer->children.begin(); it != peer->children.end();) {
+    Child& child = it->second;
+    if (child.inbound == key) child.inbound.reset();
+    if (child.outbound == key) child.outbound.reset();
+    if (!child.inbound && !child.outbound) {
+      if (peer->newest == it->first) peer->newest.reset();
+      it = peer->children.erase(it);
+    } else {
+      ++it;
+    }
+  }
+}
+
+void Mesh::UpdateState(PeerState* peer) {
+  TunnelState state = TunnelState::kDown;
+  bool left_in = false, left_out = false;
+  for (const SaKey& key : peer->left_over) {
+    (key.direction == Direction::kInbound ? left_in : left_out) = true;
+  }
+  if (left_in && left_out) state = TunnelState::kAdopted;
+  for (const auto& [id, child] : peer->children) {
+    if (child.inbound && child.outbound) state = TunnelState::kUp;
+  }
+  if (state == TunnelState::kUp) peer->problem.clear();
+  if (state == peer->state) return;
+  peer->state = state;
+  peer->state_since = clock_->Now();
+  base::Log(LogLevel::kInfo, "tunnel",
+            {{"peer", peer->spec.name},
+             {"state", TunnelStateName(state)},
+             {"reqid", peer->reqid.value()}});
+  network_changed_ = true;
+}
+
+void Mesh::HandleReady() {
+  Work work(this);
+  Adopt();
+  for (const auto& [id, peer] : peers_) {
+    if (peer->configured && peer->spec.initiate != Initiate::kNever) {
+      ike_->Establish(id);
+    }
+  }
+  network_changed_ = true;  // the interface may have a name only now
+}
+
+void Mesh::Adopt() {
+  if (!in_sync_ || !tracker_.ready()) return;
+  std::vector<TrackedSa> adopted;
+  for (const auto& [key, sa] : tracker_.sas()) {
+    if (sa.state == TrackedSa::State::kAdopted) adopted.push_back(sa);
+  }
+  std::set<PeerState*> found;
+  for (const TrackedSa& sa : adopted) {
+    PeerState* const peer = FindByReqid(sa.reqid);
+    const base::IpAddress& far = sa.key.direction == Direction::kInbound
+                                     ? sa.outer_source
+                                     : sa.key.outer_destination;
+    if (peer == nullptr || !peer->configured || sa.expired ||
+        std::ranges::find(peer->spec.addresses, far) ==
+            peer->spec.addresses.end()) {
+      base::Log(LogLevel::kInfo, "leftover SA removed",
+                {{"sa", sa.key.ToString()}});
+      tracker_.RemoveSa(sa.key, nullptr);
+      continue;
+    }
+    if (FindChild(peer, sa.key) == nullptr &&
+        peer->left_over.insert(sa.key).second) {
+      found.insert(peer);
+    }
+  }
+  for (PeerState* peer : found) {
+    UpdateState(peer);
+    if (peer->state == TunnelState::kUp) continue;
+    base::Log(LogLevel::kInfo, "SAs adopted",
+              {{"peer", peer->spec.name}, {"count", peer->left_over.size()}});
+    if (peer->spec.initiate == Initiate::kNever) continue;
+    peer->begin_at_once = true;
+    ConfigurePeer(peer);
+    ike_->Establish(peer->id);
+  }
+}
+
+void Mesh::HandleInboundSeen(const SaKey& key) {
+  Work work(this);
+  for (const auto& [id, peer] : peers_) {
+    Child* const child = FindChild(peer.get(), key);
+    if (child == nullptr) continue;
+    child->seen = true;
+    DropLeftOversLater(peer.get(), /*inbound=*/true);
+    if (std::exchange(child->core_asks, false)) {
+      ike_->HandleInboundSeen(key.spi);
+    }
+    return;
+  }
+}
+
+// The peer sends on the new SA, or this node does: packets under way on the
+// old ones still have the drain time.
+void Mesh::DropLeftOversLater(PeerState* peer, bool inbound) {
+  std::vector<SaKey> keys;
+  for (const SaKey& key : peer->left_over) {
+    if ((key.direction == Direction::kInbound) == inbound) keys.push_back(key);
+  }
+  if (keys.empty()) return;
+  auto timer = std::make_shared<base::EventLoop::TimerId>(0);
+  *timer =
+      loop_->RunAfter(cluster_.drain_time, [this, timer, id = peer->id, keys] {
+        Work work(this);
+        timers_.erase(*timer);
+        PeerState* const alive = Find(id);
+        if (alive == nullptr) return;
+        for (const SaKey& key : keys) {
+          if (!alive->left_over.contains(key)) continue;
+          Retire(alive, key);
+          tracker_.RemoveSa(key, nullptr);
+        }
+        UpdateState(alive);
+      });
+  timers_.insert(*timer);
+}
+
+void Mesh::HandleExpired(const SaKey& key, bool hard) {
+  Work work(this);
+  for (const auto& [id, peer] : peers_) {
+    if (FindChild(peer.get(), key) != nullptr) {
+      ike_->HandleSaExpired(key.direction, key.spi, hard);
+      return;
+    }
+    if (hard && peer->left_over.contains(key)) {
+      Retire(peer.get(), key);
+      tracker_.RemoveSa(key, nullptr);
+      UpdateState(peer.get());
+      return;
+    }
+  }
+}
+
+void Mesh::HandleVanished(const TrackedSa& sa) {
+  Work work(this);
+  for (const auto& [id, peer] : peers_) {
+    const bool of_core = FindChild(peer.get(), sa.key) != nullptr;
+    if (!of_core && !peer->left_over.contains(sa.key)) continue;
+    Retire(peer.get(), sa.key);
+    peer->problem =
+        absl::StrCat("SA ", sa.key.ToString(), " vanished from the datapath");
+    UpdateState(peer.get());
+    // As at a hard limit: it is dead, and another key has to be negotiated.
+    if (of_core) {
+      ike_->HandleSaExpired(sa.key.direction, sa.key.spi, /*hard=*/true);
+    }
+    return;
+  }
+}
+
+void Mesh::HandleAcquire(base::Reqid reqid) {
+  Work work(this);
+  const PeerState* const peer = FindByReqid(reqid);
+  if (peer != nullptr && peer->configured &&
+      peer->spec.initiate != Initiate::kNever) {
+    ike_->Establish(peer->id);
+  }
+}
+
+std::vector<PeerStatus> Mesh::Peers() const {
+  std::vector<PeerStatus> result;
+  for (const auto& [id, peer] : peers_) {
+    PeerStatus status{.id = id,
+                      .name = peer->spec.name,
+                      .identity = peer->spec.identity,
+                      .reqid = peer->reqid,
+                      .addresses = peer->spec.addresses,
+                      .pod_cidrs = peer->spec.pod_cidrs,
+                      .state = peer->state,
+                      .state_since = peer->state_since,
+                      .mtu = MtuOf(*peer),
+                      .last_problem = peer->problem,
+                      .inbound = peer->retired_inbound,
+                      .outbound = peer->retired_outbound};
+    if (peer->newest) {
+      status.inbound_seen = peer->children.at(*peer->newest).seen;
+    }
+    const auto add = [&](const SaKey& key, bool left_over) {
+      const auto found = tracker_.sas().find(key);
+      if (found == tracker_.sas().end()) return;
+      const TrackedSa& sa = found->second;
+      status.sas.push_back({.key = key,
+                            .suite = sa.suite,
+                            .encapsulated = sa.encapsulated,
+                            .left_over = left_over,
+                            .counters = sa.counters});
+      Add(sa.counters, key.direction == Direction::kInbound ? &status.inbound
+                                                            : &status.outbound);
+    };
+    for (const auto& [child_id, child] : peer->children) {
+      if (child.inbound) add(*child.inbound, false);
+      if (child.outbound) add(*child.outbound, false);
+    }
+    for (const SaKey& key : peer->left_over) add(key, true);
+    result.push_back(std::move(status));
+  }
+  std::ranges::sort(result, {}, &PeerStatus::name);
+  return result;
+}
+
+void Mesh::RefreshCounters(std::function<void(absl::Status)> done) {
+  tracker_.Refresh(std::move(done));
+}
+
+}  // namespace espalier::mesh

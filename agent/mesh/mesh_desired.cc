@@ -1,0 +1,293 @@
+// From the cluster that is wanted to peers, policies and routes.
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "agent/base/log.h"
+#include "agent/base/status_macros.h"
+#include "agent/mesh/mesh.h"
+#include "agent/mesh/peer_state.h"
+
+namespace espalier::mesh {
+namespace {
+
+// Both ends of the outer path: the first of the peer's addresses that this
+// node has the family of.
+struct OuterPath {
+  base::IpAddress local;
+  base::IpAddress remote;
+};
+absl::StatusOr<OuterPath> OuterPathTo(const LocalNode& node,
+                                      const PeerSpec& peer) {
+  for (const base::IpAddress& remote : peer.addresses) {
+    for (const base::IpAddress& local : node.addresses) {
+      if (local.family() == remote.family()) return OuterPath{local, remote};
+    }
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("peer ", peer.name,
+                   ": no address family that both it and this node have"));
+}
+
+std::vector<base::IpPrefix> PrefixesOf(
+    const std::vector<base::IpPrefix>& pod_cidrs,
+    const std::vector<base::IpAddress>& addresses) {
+  std::vector<base::IpPrefix> prefixes = pod_cidrs;
+  for (const base::IpAddress& address : addresses) {
+    prefixes.push_back(base::IpPrefix::Host(address));
+  }
+  return prefixes;
+}
+
+std::vector<base::TrafficSelector> SelectorsOf(
+    const std::vector<base::IpPrefix>& pod_cidrs,
+    const std::vector<base::IpAddress>& addresses) {
+  std::vector<base::TrafficSelector> selectors;
+  for (const base::IpPrefix& prefix : PrefixesOf(pod_cidrs, addresses)) {
+    selectors.push_back(base::TrafficSelector::FromPrefix(prefix));
+  }
+  return selectors;
+}
+
+base::EspSuite SuiteOf(const ike::ChildProposal& proposal) {
+  return {.cipher = proposal.cipher,
+          .key_bits = proposal.key_bits,
+          .integrity = proposal.integrity,
+          .esn = proposal.esn};
+}
+
+// The smallest over all suites that may be chosen, encapsulated.
+uint32_t WorstMtu(const std::vector<ike::ChildProposal>& proposals,
+                  base::Family outer, uint32_t uplink_mtu) {
+  size_t mtu = std::numeric_limits<uint32_t>::max();
+  for (const ike::ChildProposal& proposal : proposals) {
+    mtu = std::min(mtu, base::InnerMtu(SuiteOf(proposal), outer, /*udp=*/true,
+                                       uplink_mtu));
+  }
+  return static_cast<uint32_t>(mtu);
+}
+
+// IPv6 needs it of every link (RFC 8200 5); below it the interface loses
+// IPv6 altogether.
+constexpr uint32_t kLeastMtu = 1280;
+
+}  // namespace
+
+void Mesh::SetCluster(Cluster cluster) {
+  Work work(this);
+  const bool node_changed = !in_sync_ || !(cluster.node == cluster_.node) ||
+                            cluster.grace != cluster_.grace;
+  std::vector<PeerSpec> wanted = std::exchange(cluster.peers, {});
+  cluster_ = std::move(cluster);
+
+  std::vector<ike::Identity> identities;
+  for (const PeerSpec& spec : wanted) identities.push_back(spec.identity);
+  std::map<ike::Identity, PeerState*> known;
+  for (const auto& [id, peer] : peers_) known[peer->spec.identity] = peer.get();
+
+  std::set<ike::Identity> kept(identities.begin(), identities.end());
+  std::vector<ike::PeerId> gone;
+  for (const auto& [id, peer] : peers_) {
+    if (!kept.contains(peer->spec.identity)) gone.push_back(id);
+  }
+  for (const ike::PeerId id : gone) RemovePeer(Find(id));
+  reqids_.SetPeers(identities);
+
+  for (PeerSpec& spec : wanted) {
+    const auto found = known.find(spec.identity);
+    if (found != known.end()) {
+      PeerState* const peer = found->second;
+      if (!node_changed && peer->spec == spec && peer->configured) continue;
+      peer->spec = std::move(spec);
+      ConfigurePeer(peer);
+      continue;
+    }
+    auto peer = std::make_unique<PeerState>();
+    peer->id = ike::PeerId(++last_peer_id_);
+    peer->reqid = reqids_.Get(spec.identity);
+    peer->state_since = clock_->Now();
+    peer->spec = std::move(spec);
+    PeerState* const added = peer.get();
+    known[added->spec.identity] = added;
+    peers_[added->id] = std::move(peer);
+    ConfigurePeer(added);
+  }
+
+  in_sync_ = true;
+  ApplyPolicies();
+  tracker_.SetInSync();
+  Adopt();
+  if (tracker_.ready()) {
+    for (const auto& [id, peer] : peers_) {
+      if (peer->configured && peer->spec.initiate != Initiate::kNever) {
+        ike_->Establish(id);
+      }
+    }
+  }
+  network_changed_ = true;
+}
+
+absl::StatusOr<ike::PeerConfig> Mesh::ConfigOf(const PeerState& peer) const {
+  const PeerSpec& spec = peer.spec;
+  if (spec.identity == cluster_.node.identity) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("peer ", spec.name, ": it has this node's own identity"));
+  }
+  ESPALIER_ASSIGN_OR_RETURN(const OuterPath path,
+                            OuterPathTo(cluster_.node, spec));
+  ike::PeerConfig config;
+  config.id = peer.id;
+  config.name = spec.name;
+  config.identity = spec.identity;
+  config.remote = {path.remote, spec.ike_port};
+  config.local = path.local;
+  using Psk = std::shared_ptr<const base::SecretBytes>;
+  if (const Psk* psk = std::get_if<Psk>(&spec.credential)) {
+    if (*psk == nullptr || (*psk)->empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("peer ", spec.name, ": its pre-shared key is empty"));
+    }
+    config.auth = ike::PskAuth{(*psk)->Clone()};
+  } else {
+    config.auth = ike::PublicKeyAuth{std::get<1>(spec.credential)};
+  }
+  if (!spec.ike_proposals.empty()) config.ike_proposals = spec.ike_proposals;
+  if (!spec.child_proposals.empty()) {
+    config.child_proposals = spec.child_proposals;
+  }
+  config.local_selectors =
+      SelectorsOf(cluster_.node.pod_cidrs, cluster_.node.addresses);
+  config.remote_selectors = SelectorsOf(spec.pod_cidrs, spec.addresses);
+  config.reqid = peer.reqid;
+  config.force_encapsulation = spec.force_encapsulation;
+  config.grace = cluster_.grace;
+  config.initiate = peer.begin_at_once || spec.initiate == Initiate::kAlways ||
+                    (spec.initiate == Initiate::kAuto &&
+                     cluster_.node.identity < spec.identity);
+  return config;
+}
+
+void Mesh::ConfigurePeer(PeerState* peer) {
+  absl::StatusOr<ike::PeerConfig> config = ConfigOf(*peer);
+  const absl::Status status =
+      config.ok() ? ike_->UpsertPeer(*std::move(config)) : config.status();
+  peer->configured = status.ok();
+  if (!status.ok()) {
+    peer->problem = std::string(status.message());
+    base::Log(base::LogLevel::kError, "peer not configured",
+              {{"peer", peer->spec.name}, {"error", status}});
+  }
+}
+
+void Mesh::RemovePeer(PeerState* peer) {
+  base::Log(base::LogLevel::kInfo, "peer removed", {{"peer", peer->spec.name}});
+  // Before the SAs: its Deletes still go out, and it asks for the removal of
+  // its own. What an earlier agent left nobody else would remove.
+  ike_->RemovePeer(peer->id);
+  std::vector<base::SaKey> keys;
+  for (const auto& [key, sa] : tracker_.sas()) {
+    if (sa.reqid == peer->reqid) keys.push_back(key);
+  }
+  peers_.erase(peer->id);
+  for (const base::SaKey& key : keys) tracker_.RemoveSa(key, nullptr);
+}
+
+void Mesh::ApplyPolicies() {
+  std::vector<datapath::Policy> policies;
+  const std::vector<base::IpPrefix> local =
+      PrefixesOf(cluster_.node.pod_cidrs, cluster_.node.addresses);
+  for (const auto& [id, peer] : peers_) {
+    const absl::StatusOr<OuterPath> path =
+        OuterPathTo(cluster_.node, peer->spec);
+    if (!path.ok() || !peer->configured) continue;
+    policies.push_back(
+        {.reqid = peer->reqid,
+         .local = local,
+         .remote = PrefixesOf(peer->spec.pod_cidrs, peer->spec.addresses),
+         .outer_source = path->local,
+         .outer_destination = path->remote});
+  }
+  tracker_.SetPolicies(policies);
+}
+
+uint32_t Mesh::MtuOf(const PeerState& peer) const {
+  if (peer.newest) {
+    const Child& child = peer.children.at(*peer.newest);
+    return static_cast<uint32_t>(base::InnerMtu(child.suite, child.outer_family,
+                                                child.encapsulated,
+                                                cluster_.node.uplink_mtu));
+  }
+  const absl::StatusOr<OuterPath> path = OuterPathTo(cluster_.node, peer.spec);
+  const base::Family outer =
+      path.ok() ? path->remote.family() : base::Family::kIpv6;
+  const ike::PeerConfig defaults;
+  return WorstMtu(peer.spec.child_proposals.empty() ? defaults.child_proposals
+                                                    : peer.spec.child_proposals,
+                  outer, cluster_.node.uplink_mtu);
+}
+
+uint32_t Mesh::pod_mtu() const {
+  const bool v6 = std::ranges::any_of(
+      cluster_.node.addresses,
+      [](const base::IpAddress& address) { return address.is_v6(); });
+  const base::Family outer = v6 ? base::Family::kIpv6 : base::Family::kIpv4;
+  const ike::PeerConfig defaults;
+  uint32_t mtu =
+      WorstMtu(defaults.child_proposals, outer, cluster_.node.uplink_mtu);
+  for (const auto& [id, peer] : peers_) {
+    if (peer->spec.child_proposals.empty()) continue;
+    mtu = std::min(mtu, WorstMtu(peer->spec.child_proposals, outer,
+                                 cluster_.node.uplink_mtu));
+  }
+  return std::max(mtu, std::min(kLeastMtu, cluster_.node.uplink_mtu));
+}
+
+// Whether that address of the peer's may be sent into the tunnel: always,
+// until the peer has agreed to selectors without it (gateways of other makers
+// protect what is behind them, not themselves).
+bool Mesh::ReachesNode(const PeerState& peer,
+                       const base::IpAddress& address) const {
+  if (!peer.newest) return true;
+  return std::ranges::any_of(peer.children.at(*peer.newest).remote_selectors,
+                             [&](const base::TrafficSelector& selector) {
+                               return selector.Contains(address);
+                             });
+}
+
+void Mesh::ApplyNetwork() {
+  if (!in_sync_) return;
+  network::DesiredNetwork desired;
+  desired.tunnel_interface = tracker_.tunnel_interface();
+  desired.own_pod_cidrs = cluster_.node.pod_cidrs;
+  desired.cluster_pod_cidrs = cluster_.cluster_pod_cidrs;
+  desired.node_addresses = cluster_.node.addresses;
+  for (const base::IpPrefix& cidr : cluster_.node.pod_cidrs) {
+    const auto same_family = [&](const base::IpAddress& address) {
+      return address.family() == cidr.family();
+    };
+    if (cidr.length() < cidr.address().bits() - 1 &&
+        std::ranges::none_of(desired.tunnel_addresses, same_family)) {
+      desired.tunnel_addresses.push_back(cidr.First().Plus(1));
+    }
+  }
+  for (const auto& [id, peer] : peers_) {
+    if (!peer->configured) continue;
+    const uint32_t mtu = MtuOf(*peer);
+    for (const base::IpPrefix& cidr : peer->spec.pod_cidrs) {
+      desired.routes.push_back({.destination = cidr, .mtu = mtu});
+    }
+    for (const base::IpAddress& address : peer->spec.addresses) {
+      desired.node_addresses.push_back(address);
+      if (ReachesNode(*peer, address)) {
+        desired.routes.push_back({.destination = base::IpPrefix::Host(address),
+                                  .mtu = mtu,
+                                  .pods_only = true});
+      }
+    }
+  }
+  std::ranges::sort(desired.routes);
+  network_->SetDesired(std::move(desired));
+}
+
+}  // namespace espalier::mesh

@@ -1,0 +1,60 @@
+// What the mesh keeps of one peer, and the guard of its ways in. Private to
+// this folder.
+#ifndef ESPALIER_AGENT_MESH_PEER_STATE_H_
+#define ESPALIER_AGENT_MESH_PEER_STATE_H_
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "agent/mesh/mesh.h"
+
+namespace espalier::mesh {
+
+// One CHILD_SA of the core's, as far as it is installed.
+struct Mesh::Child {
+  std::optional<base::SaKey> inbound, outbound;
+  base::EspSuite suite;
+  bool encapsulated = false;
+  base::Family outer_family = base::Family::kIpv4;
+  std::vector<base::TrafficSelector> remote_selectors;
+  bool seen = false;       // a packet came in
+  bool core_asks = false;  // WatchInbound, not answered yet
+};
+
+struct Mesh::PeerState {
+  PeerSpec spec;
+  ike::PeerId id;
+  base::Reqid reqid;
+  bool configured = false;  // the core knows it
+  // Begins whatever the order of the pair: its SAs flow and IKE is gone.
+  bool begin_at_once = false;
+  TunnelState state = TunnelState::kDown;
+  base::Instant state_since;
+  std::string problem;
+  std::map<ike::ChildSaId, Child> children;
+  // The child that outbound traffic takes: the last that was installed.
+  std::optional<ike::ChildSaId> newest;
+  std::set<base::SaKey> left_over;
+  base::SaCounters retired_inbound, retired_outbound;
+};
+
+// Every way in makes one. The outermost, at its end, carries out what came in
+// meanwhile, and applies the network once for all that changed.
+class Mesh::Work {
+ public:
+  explicit Work(Mesh* mesh) : mesh_(mesh) { ++mesh_->working_; }
+  ~Work() {
+    if (mesh_->working_ == 1) mesh_->Drain();
+    --mesh_->working_;
+  }
+
+ private:
+  Mesh* mesh_;
+};
+
+}  // namespace espalier::mesh
+
+#endif  // ESPALIER_AGENT_MESH_PEER_STATE_H_
