@@ -17,14 +17,14 @@ class IkeControl {
   virtual ~IkeControl() = default;
   virtual absl::Status UpsertPeer(ike::PeerConfig peer) = 0;
   virtual void RemovePeer(ike::PeerId peer) = 0;
-  virtual void Establish(ike::PeerId peer) = 0;
+  // `at_once`: also where the peer would begin (DESIGN 3).
+  virtual void Establish(ike::PeerId peer, bool at_once) = 0;
   virtual void StopEstablishing(ike::PeerId peer) = 0;
   virtual void RekeyChildSa(ike::PeerId peer) = 0;
   virtual void HandleDatapathDone(ike::DatapathOpId op,
                                   absl::Status status) = 0;
   virtual void HandleInboundSeen(base::Spi spi) = 0;
-  virtual void HandleSaExpired(base::Direction direction, base::Spi spi,
-                               bool hard) = 0;
+  virtual void HandleSaExpired(const base::SaKey& key, bool hard) = 0;
 };
 
 }  // namespace espalier::mesh

@@ -241,8 +241,6 @@ void Mesh::Execute(const ike::Event& event) {
     peer->problem = event.detail.empty() ? EventText(event.kind)
                                          : absl::StrCat(EventText(event.kind),
                                                         ": ", event.detail);
-  } else if (event.kind == ike::Event::Kind::kIkeSaUp) {
-    if (std::exchange(peer->begin_at_once, false)) ConfigurePeer(peer);
   }
 }
 
@@ -293,7 +291,7 @@ void Mesh::HandleReady() {
   Adopt();
   for (const auto& [id, peer] : peers_) {
     if (peer->configured && peer->spec.initiate != Initiate::kNever) {
-      ike_->Establish(id);
+      ike_->Establish(id, /*at_once=*/false);
     }
   }
   network_changed_ = true;  // the interface may have a name only now
@@ -330,9 +328,7 @@ void Mesh::Adopt() {
     base::Log(LogLevel::kInfo, "SAs adopted",
               {{"peer", peer->spec.name}, {"count", peer->left_over.size()}});
     if (peer->spec.initiate == Initiate::kNever) continue;
-    peer->begin_at_once = true;
-    ConfigurePeer(peer);
-    ike_->Establish(peer->id);
+    ike_->Establish(peer->id, /*at_once=*/true);
   }
 }
 
@@ -379,7 +375,7 @@ void Mesh::HandleExpired(const SaKey& key, bool hard) {
   Work work(this);
   for (const auto& [id, peer] : peers_) {
     if (FindChild(peer.get(), key) != nullptr) {
-      ike_->HandleSaExpired(key.direction, key.spi, hard);
+      ike_->HandleSaExpired(key, hard);
       return;
     }
     if (hard && peer->left_over.contains(key)) {
@@ -402,7 +398,7 @@ void Mesh::HandleVanished(const TrackedSa& sa) {
     UpdateState(peer.get());
     // As at a hard limit: it is dead, and another key has to be negotiated.
     if (of_core) {
-      ike_->HandleSaExpired(sa.key.direction, sa.key.spi, /*hard=*/true);
+      ike_->HandleSaExpired(sa.key, /*hard=*/true);
     }
     return;
   }
@@ -413,7 +409,7 @@ void Mesh::HandleAcquire(base::Reqid reqid) {
   const PeerState* const peer = FindByReqid(reqid);
   if (peer != nullptr && peer->configured &&
       peer->spec.initiate != Initiate::kNever) {
-    ike_->Establish(peer->id);
+    ike_->Establish(peer->id, /*at_once=*/true);
   }
 }
 
