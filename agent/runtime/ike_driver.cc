@@ -47,12 +47,18 @@ void IkeDriver::Wake() {
     Execute(*std::move(action));
   }
   waking_ = false;
-  if (actions == kActionsPerTurn) {
-    executor_->Post([self = self_] {
-      if (*self != nullptr) (*self)->Wake();
-    });
-  }
+  if (actions == kActionsPerTurn) WakeSoon();
   ArmTimer();
+}
+
+void IkeDriver::WakeSoon() {
+  if (wake_posted_) return;
+  wake_posted_ = true;
+  executor_->Post([self = self_] {
+    if (*self == nullptr) return;
+    (*self)->wake_posted_ = false;
+    (*self)->Wake();
+  });
 }
 
 void IkeDriver::HandleDatagram(const ike::Path& path, base::ByteSpan bytes) {
@@ -68,11 +74,8 @@ void IkeDriver::Execute(ike::Action action) {
             hooks_.send_keepalive(keepalive.path);
           },
           [&](ike::RunCrypto& run) { RunJob(std::move(run)); },
-          [&](ike::InstallSa& install) { hooks_.install(std::move(install)); },
-          [&](ike::RemoveSa& remove) { hooks_.remove(std::move(remove)); },
-          [&](ike::WatchInbound& watch) { hooks_.watch_inbound(watch); },
-          [&](ike::Event& event) { hooks_.event(event); },
           [&](ike::LogIkeKeys& keys) { hooks_.log_keys(keys); },
+          [&](auto&) { hooks_.mesh(action); },
       },
       action);
 }

@@ -24,10 +24,8 @@ class IkeDriver {
     // An IKE message without marker; the path's local port says which socket.
     std::function<void(const ike::Path&, base::ByteSpan)> send;
     std::function<void(const ike::Path&)> send_keepalive;
-    std::function<void(ike::InstallSa)> install;
-    std::function<void(ike::RemoveSa)> remove;
-    std::function<void(const ike::WatchInbound&)> watch_inbound;
-    std::function<void(const ike::Event&)> event;
+    // InstallSa, RemoveSa, WatchInbound and Event.
+    std::function<void(ike::Action&)> mesh;
     std::function<void(const ike::LogIkeKeys&)> log_keys;
   };
 
@@ -49,6 +47,9 @@ class IkeDriver {
   // Carries out what the core wants done, now or, when that is already under
   // way further up the stack, there.
   void Wake();
+  // The same from the loop's next turn, for callers that must not be called
+  // back at once. Many such calls in one turn are one.
+  void WakeSoon();
 
   void HandleDatagram(const ike::Path& path, base::ByteSpan bytes);
 
@@ -67,6 +68,7 @@ class IkeDriver {
   Hooks hooks_;
   ike::Core core_;
   bool waking_ = false;
+  bool wake_posted_ = false;
   base::EventLoop::TimerId timer_ = 0;
   base::Instant timer_at_ = absl::InfiniteFuture();
   uint64_t refused_jobs_ = 0;

@@ -1,0 +1,269 @@
+#include "agent/kubectl/output.h"
+
+#include <google/protobuf/util/json_util.h>
+#include <google/protobuf/util/time_util.h>
+
+#include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "agent/kubectl/table.h"
+
+namespace espalier::kubectl {
+namespace {
+
+using google::protobuf::util::TimeUtil;
+using Json = nlohmann::ordered_json;
+
+std::string Join(const google::protobuf::RepeatedPtrField<std::string>& texts) {
+  return absl::StrJoin(texts, ",");
+}
+
+std::string Seconds(const google::protobuf::Duration& duration) {
+  return HumanSeconds(duration.seconds());
+}
+
+const char* YesNo(bool value) { return value ? "yes" : "no"; }
+
+std::string Traffic(const v1::Counters& counters) {
+  return absl::StrCat(counters.packets(), " / ", HumanBytes(counters.bytes()));
+}
+
+uint64_t Errors(const v1::Counters& c) {
+  return c.replayed() + c.bad_icv() + c.selector_mismatch() + c.send_errors();
+}
+
+// A YAML scalar: JSON's quoted text is YAML's double-quoted text.
+std::string YamlScalar(const Json& value) { return value.dump(); }
+
+void AppendYaml(const Json& value, int indent, bool in_list, std::string* out) {
+  const std::string pad(static_cast<size_t>(indent), ' ');
+  bool first = in_list;  // the list's dash stands where the first pad would
+  const auto begin_line = [&] {
+    if (!first) *out += pad;
+    first = false;
+  };
+  if (value.is_object() && !value.empty()) {
+    for (const auto& [key, inner] : value.items()) {
+      begin_line();
+      if (inner.is_structured() && !inner.empty()) {
+        absl::StrAppend(out, key, ":\n");
+        AppendYaml(inner, indent + 2, false, out);
+      } else {
+        absl::StrAppend(out, key, ": ", YamlScalar(inner), "\n");
+      }
+    }
+  } else if (value.is_array() && !value.empty()) {
+    for (const Json& inner : value) {
+      begin_line();
+      *out += "- ";
+      AppendYaml(inner, indent + 2, true, out);
+    }
+  } else {
+    begin_line();
+    absl::StrAppend(out, YamlScalar(value), "\n");
+  }
+}
+
+// One "name: value" line for each pair whose value is not empty.
+std::string Properties(
+    const std::vector<std::pair<std::string, std::string>>& pairs,
+    size_t indent) {
+  size_t width = 0;
+  for (const auto& [name, value] : pairs) width = std::max(width, name.size());
+  std::string text;
+  for (const auto& [name, value] : pairs) {
+    if (value.empty()) continue;
+    text.append(indent, ' ');
+    absl::StrAppend(&text, name, ":");
+    text.append(width - name.size() + 2, ' ');
+    absl::StrAppend(&text, Printable(value), "\n");
+  }
+  return text;
+}
+
+std::string CountersText(const v1::Counters& c) {
+  std::string text =
+      absl::StrCat(c.packets(), " packets, ", HumanBytes(c.bytes()));
+  const std::pair<const char*, uint64_t> errors[] = {
+      {"replayed", c.replayed()},
+      {"bad ICV", c.bad_icv()},
+      {"outside the selectors", c.selector_mismatch()},
+      {"send errors", c.send_errors()}};
+  for (const auto& [name, count] : errors) {
+    if (count != 0) absl::StrAppend(&text, ", ", count, " ", name);
+  }
+  return text;
+}
+
+std::string NatText(const v1::IkeSa& ike) {
+  if (ike.nat_local() && ike.nat_remote()) return "before both ends";
+  if (ike.nat_local()) return "before this node";
+  return ike.nat_remote() ? "before the peer" : "";
+}
+
+std::string RekeyIn(bool has, const google::protobuf::Duration& duration) {
+  return has ? Seconds(duration) : "";
+}
+
+}  // namespace
+
+std::string ToJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  std::string text;
+  // Fails only for an Any of a type that nobody knows; there is none.
+  (void)google::protobuf::util::MessageToJsonString(message, &text, options);
+  return Json::parse(text, nullptr, false).dump(2) + "\n";
+}
+
+std::string ToYaml(const google::protobuf::Message& message) {
+  std::string out;
+  AppendYaml(Json::parse(ToJson(message), nullptr, false), 0, false, &out);
+  return out;
+}
+
+std::string StatusText(const v1::AgentStatus& s) {
+  const int64_t up = TimeUtil::TimestampToSeconds(TimeUtil::GetCurrentTime()) -
+                     s.started().seconds();
+  return Properties(
+      {{"Node", s.node()},
+       {"Identity", s.identity()},
+       {"Agent", absl::StrCat(s.version(), ", up ", HumanSeconds(up))},
+       {"Ready",
+        s.ready() ? "yes" : absl::StrCat("no: ", s.not_ready_reason())},
+       {"Datapath",
+        absl::StrCat(s.datapath(),
+                     s.tunnel_interface().empty() ? "" : ", interface ",
+                     s.tunnel_interface())},
+       {"Tunnels",
+        absl::StrCat(s.tunnels_up(), " of ", s.tunnels_wanted(), " up")},
+       {"Pods", absl::StrCat(s.pods(), ", MTU ", s.pod_mtu())},
+       {"Configuration",
+        absl::StrCat("loaded ", TimeUtil::ToString(s.config_loaded()))},
+       {"Refused since", s.config_error()}},
+      0);
+}
+
+std::string TunnelsText(const v1::ListTunnelsResponse& tunnels, bool wide) {
+  std::vector<std::string> heads = {"PEER", "STATE", "AGE",   "SUITE",
+                                    "IN",   "OUT",   "ERRORS"};
+  if (wide) {
+    heads.insert(heads.end(),
+                 {"UDP", "MTU", "IDENTITY", "ADDRESSES", "POD-CIDRS"});
+  }
+  heads.push_back("PROBLEM");
+  Table table(std::move(heads));
+  for (const v1::Tunnel& t : tunnels.tunnels()) {
+    std::vector<std::string> row = {
+        t.peer(),
+        t.state(),
+        Seconds(t.state_age()),
+        t.suite(),
+        Traffic(t.inbound()),
+        Traffic(t.outbound()),
+        absl::StrCat(Errors(t.inbound()) + Errors(t.outbound()))};
+    if (wide) {
+      row.insert(row.end(),
+                 {YesNo(t.encapsulated()), absl::StrCat(t.mtu()), t.identity(),
+                  Join(t.addresses()), Join(t.pod_cidrs())});
+    }
+    row.push_back(t.problem());
+    table.Add(std::move(row));
+  }
+  return tunnels.tunnels().empty() ? "No peers are configured.\n"
+                                   : table.Render();
+}
+
+std::string TunnelText(const v1::Tunnel& t) {
+  std::string text = Properties(
+      {{"Peer", t.peer()},
+       {"Identity", t.identity()},
+       {"State", absl::StrCat(t.state(), " for ", Seconds(t.state_age()))},
+       {"Problem", t.problem()},
+       {"Addresses", Join(t.addresses())},
+       {"Pod CIDRs", Join(t.pod_cidrs())},
+       {"Suite", t.suite()},
+       {"ESP in UDP", YesNo(t.encapsulated())},
+       {"MTU", absl::StrCat(t.mtu())},
+       {"Packets came in", YesNo(t.inbound_seen())},
+       {"In", CountersText(t.inbound())},
+       {"Out", CountersText(t.outbound())}},
+      0);
+  for (const v1::IkeSa& ike : t.ike_sas()) {
+    absl::StrAppend(&text, "\nIKE_SA ", ike.initiator_spi(), " ",
+                    ike.responder_spi(), "\n");
+    text +=
+        Properties({{"State", ike.state()},
+                    {"Begun by", ike.initiator() ? "this node" : "the peer"},
+                    {"Path", absl::StrCat(ike.local(), " to ", ike.remote())},
+                    {"NAT", NatText(ike)},
+                    {"Suite", ike.suite()},
+                    {"Age", Seconds(ike.age())},
+                    {"Rekey in", RekeyIn(ike.has_rekey_in(), ike.rekey_in())}},
+                   2);
+    for (const v1::ChildSa& child : ike.children()) {
+      absl::StrAppend(&text, "  CHILD_SA in ", child.inbound_spi(), " out ",
+                      child.outbound_spi(), "\n");
+      text += Properties(
+          {{"State", child.state()},
+           {"Suite", child.suite()},
+           {"ESP in UDP", YesNo(child.encapsulated())},
+           {"Age", Seconds(child.age())},
+           {"Rekey in", RekeyIn(child.has_rekey_in(), child.rekey_in())},
+           {"Here", Join(child.local_selectors())},
+           {"There", Join(child.remote_selectors())}},
+          4);
+    }
+  }
+  if (t.esp_sas().empty()) return text;
+  Table table({"ESP", "SPI", "TO", "SUITE", "UDP", "PACKETS", "BYTES", "ERRORS",
+               "NOTE"});
+  for (const v1::EspSa& sa : t.esp_sas()) {
+    table.Add({sa.direction(), sa.spi(), sa.destination(), sa.suite(),
+               YesNo(sa.encapsulated()), absl::StrCat(sa.counters().packets()),
+               HumanBytes(sa.counters().bytes()),
+               absl::StrCat(Errors(sa.counters())),
+               sa.left_over() ? "until its successor carries traffic" : ""});
+  }
+  return absl::StrCat(text, "\n", table.Render());
+}
+
+std::string PodsText(const v1::ListPodsResponse& pods, bool wide) {
+  if (pods.pods().empty()) return "No pods are attached.\n";
+  std::vector<std::string> heads = {"NAMESPACE", "NAME", "ADDRESSES", "MTU"};
+  if (wide) {
+    heads.insert(heads.end(), {"INTERFACE", "HOST-INTERFACE", "CONTAINER"});
+  }
+  Table table(std::move(heads));
+  for (const v1::Pod& p : pods.pods()) {
+    std::vector<std::string> row = {p.namespace_(), p.name(),
+                                    Join(p.addresses()), absl::StrCat(p.mtu())};
+    if (wide) {
+      row.insert(row.end(),
+                 {p.interface(), p.host_interface(), p.container_id()});
+    }
+    table.Add(std::move(row));
+  }
+  return table.Render();
+}
+
+std::string EventText(const v1::Event& event) {
+  std::string text;
+  if (event.missed() != 0) {
+    absl::StrAppend(&text, "(", event.missed(), " events were missed)\n");
+  }
+  absl::StrAppend(&text, TimeUtil::ToString(event.time()), "  ", event.kind());
+  if (!event.peer().empty()) {
+    absl::StrAppend(&text, "  ", Printable(event.peer()));
+  }
+  if (!event.detail().empty()) {
+    absl::StrAppend(&text, "  ", Printable(event.detail()));
+  }
+  return text + "\n";
+}
+
+}  // namespace espalier::kubectl

@@ -1,0 +1,107 @@
+#include "agent/kubectl/output.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <nlohmann/json.hpp>
+
+#include "agent/kubectl/table.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace espalier::kubectl {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+v1::ListTunnelsResponse TwoTunnels() {
+  v1::ListTunnelsResponse response;
+  v1::Tunnel* up = response.add_tunnels();
+  up->set_peer("node-b");
+  up->set_state("up");
+  up->mutable_state_age()->set_seconds(3700);
+  up->set_suite("aes256gcm16-esn");
+  up->add_pod_cidrs("10.244.2.0/24");
+  up->mutable_inbound()->set_packets(12);
+  up->mutable_inbound()->set_bytes(1536);
+  v1::Tunnel* down = response.add_tunnels();
+  down->set_peer("node-c");
+  down->set_state("down");
+  down->set_problem("no answer\x1b[2J");
+  return response;
+}
+
+TEST(Tables, AlignAndShowEmptyCellsAsDashes) {
+  Table table({"A", "LONG"});
+  table.Add({"wider", ""});
+  EXPECT_EQ(table.Render(), "A      LONG\nwider  -\n");
+}
+
+TEST(Tables, TunnelsForPeople) {
+  const std::string text = TunnelsText(TwoTunnels(), false);
+  EXPECT_EQ(
+      text,
+      "PEER    STATE  AGE   SUITE            IN           OUT     ERRORS  "
+      "PROBLEM\n"
+      "node-b  up     1h1m  aes256gcm16-esn  12 / 1.5KiB  0 / 0B  0       "
+      "-\n"
+      "node-c  down   0s    -                0 / 0B       0 / 0B  0       "
+      "no answer?[2J\n");
+  EXPECT_THAT(text, Not(HasSubstr("10.244.2.0/24")));
+  EXPECT_THAT(TunnelsText(TwoTunnels(), true), HasSubstr("10.244.2.0/24"));
+  EXPECT_THAT(TunnelsText({}, false), HasSubstr("No peers"));
+}
+
+TEST(Json, KeepsNamesAndEmptyFields) {
+  const auto json = nlohmann::json::parse(ToJson(TwoTunnels()));
+  EXPECT_EQ(json["tunnels"][0]["state"], "up");
+  EXPECT_EQ(json["tunnels"][0]["pod_cidrs"][0], "10.244.2.0/24");
+  EXPECT_EQ(json["tunnels"][1]["suite"], "");
+  EXPECT_EQ(nlohmann::json::parse(ToJson(v1::ListTunnelsResponse()))["tunnels"],
+            nlohmann::json::array());
+}
+
+TEST(Yaml, HoldsWhatJsonHolds) {
+  const YAML::Node yaml = YAML::Load(ToYaml(TwoTunnels()));
+  EXPECT_EQ(yaml["tunnels"].size(), 2u);
+  EXPECT_EQ(yaml["tunnels"][0]["peer"].as<std::string>(), "node-b");
+  EXPECT_EQ(yaml["tunnels"][0]["inbound"]["bytes"].as<std::string>(), "1536");
+  EXPECT_EQ(yaml["tunnels"][0]["pod_cidrs"][0].as<std::string>(),
+            "10.244.2.0/24");
+  EXPECT_EQ(yaml["tunnels"][1]["problem"].as<std::string>(),
+            "no answer\x1b[2J");
+  EXPECT_EQ(YAML::Load(ToYaml(v1::ListPodsResponse()))["pods"].size(), 0u);
+}
+
+TEST(Show, HasTheSas) {
+  v1::Tunnel tunnel = TwoTunnels().tunnels(0);
+  v1::IkeSa* ike = tunnel.add_ike_sas();
+  ike->set_initiator_spi("0123456789abcdef");
+  ike->set_state("established");
+  ike->set_nat_remote(true);
+  ike->mutable_rekey_in()->set_seconds(59);
+  ike->add_children()->set_inbound_spi("deadbeef");
+  v1::EspSa* sa = tunnel.add_esp_sas();
+  sa->set_direction("in");
+  sa->set_left_over(true);
+  sa->mutable_counters()->set_replayed(4);
+  const std::string text = TunnelText(tunnel);
+  EXPECT_THAT(text, HasSubstr("IKE_SA 0123456789abcdef"));
+  EXPECT_THAT(text, HasSubstr("before the peer"));
+  EXPECT_THAT(text, HasSubstr("Rekey in:  59s"));
+  EXPECT_THAT(text, HasSubstr("CHILD_SA in deadbeef"));
+  EXPECT_THAT(text, HasSubstr("until its successor carries traffic"));
+}
+
+TEST(Human, Units) {
+  EXPECT_EQ(HumanBytes(0), "0B");
+  EXPECT_EQ(HumanBytes(1023), "1023B");
+  EXPECT_EQ(HumanBytes(uint64_t{5} << 30), "5.0GiB");
+  EXPECT_EQ(HumanSeconds(59), "59s");
+  EXPECT_EQ(HumanSeconds(200), "3m20s");
+  EXPECT_EQ(HumanSeconds(90000), "1d1h");
+  EXPECT_EQ(HumanSeconds(-5), "0s");
+}
+
+}  // namespace
+}  // namespace espalier::kubectl
