@@ -121,7 +121,7 @@ void Mesh::SetCluster(Cluster cluster) {
   if (tracker_.ready()) {
     for (const auto& [id, peer] : peers_) {
       if (peer->configured && peer->spec.initiate != Initiate::kNever) {
-        ike_->Establish(id);
+        ike_->Establish(id, /*at_once=*/false);
       }
     }
   }
@@ -162,7 +162,7 @@ absl::StatusOr<ike::PeerConfig> Mesh::ConfigOf(const PeerState& peer) const {
   config.reqid = peer.reqid;
   config.force_encapsulation = spec.force_encapsulation;
   config.grace = cluster_.grace;
-  config.initiate = peer.begin_at_once || spec.initiate == Initiate::kAlways ||
+  config.initiate = spec.initiate == Initiate::kAlways ||
                     (spec.initiate == Initiate::kAuto &&
                      cluster_.node.identity < spec.identity);
   return config;

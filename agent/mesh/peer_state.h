@@ -29,8 +29,6 @@ struct Mesh::PeerState {
   ike::PeerId id;
   base::Reqid reqid;
   bool configured = false;  // the core knows it
-  // Begins whatever the order of the pair: its SAs flow and IKE is gone.
-  bool begin_at_once = false;
   TunnelState state = TunnelState::kDown;
   base::Instant state_since;
   std::string problem;
