@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+import bench
 import build
 from console import DevError, colour, must_run
 import guest
@@ -84,6 +85,10 @@ def cmd_demo(args) -> int:
                *(["--keep"] if args.keep else [])], environment)
 
 
+def cmd_bench(args) -> int:
+    return bench.main(args.name, args.record)
+
+
 def cmd_shell(args) -> int:
     """The environment in which the tests run, for a person."""
     packages.ensure(["format", "demo", "test", "bench"])
@@ -144,6 +149,13 @@ def parser() -> argparse.ArgumentParser:
                    ["./dev fuzz ike_header 60"])
     sub.add_argument("target", help="a folder of tests/fuzz/corpus")
     sub.add_argument("seconds", type=int)
+
+    sub = _command(commands, "bench", cmd_bench,
+                   "run the benchmarks from the release build (as root)",
+                   ["./dev bench", "./dev bench esp", "./dev bench cni --record"])
+    sub.add_argument("name", nargs="*", help="only these (default: all)")
+    sub.add_argument("--record", action="store_true",
+                     help="keep the result in docs/benchmarks, with date and machine")
 
     sub = _command(commands, "format", cmd_format, "format all C++ files",
                    ["./dev format", "./dev format --check"])

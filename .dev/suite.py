@@ -7,6 +7,8 @@ no stage knows are failures: nothing may pass by not running.
 import dataclasses
 import json
 import os
+import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -20,12 +22,20 @@ import paths
 import style
 
 # In this order. A label belongs here from its first test on.
-LABELS = ("unit", "fault", "netns")
+LABELS = (
+    "unit",
+    "property",
+    "fault",
+    "fuzz",
+    "netns",
+)
 # Of a label, ctest runs so many at once; the others are alone on the machine.
 PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz"}
 OUTSIDE = {"bench"}  # ./dev bench
 ASAN_LABELS = ("unit", "property", "exchange", "fault", "sim", "fuzz")
-TSAN_LABELS = ("unit",)
+# Of the unit tests, those of programs or folders with more than one thread.
+TSAN_TESTS = r"^unit\.(runtime|service|esp|cni|pods|kubectl)"
+PYTHON_TESTS = r"^unit\.layering$"  # nothing to sanitize
 GO_LABELS = {"cni"}
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:abort_on_error=0",
@@ -47,8 +57,13 @@ class Outcome:
     error: str
 
 
-def list_tests(preset: str) -> dict[str, set[str]]:
-    """Test name to its labels."""
+@dataclasses.dataclass
+class Test:
+    labels: set[str]
+    program: str
+
+
+def list_tests(preset: str) -> dict[str, Test]:
     text = subprocess.run(
         ["ctest", "--test-dir", paths.BUILD / preset, "--show-only=json-v1"],
         capture_output=True, text=True, check=True).stdout
@@ -57,13 +72,15 @@ def list_tests(preset: str) -> dict[str, set[str]]:
         labels = {
             label for prop in test.get("properties", [])
             if prop["name"] == "LABELS" for label in prop["value"]}
-        tests[test["name"]] = labels
+        # A program that is not built yet has no command here.
+        program = pathlib.Path(test.get("command", [test["name"].partition(".")[2]])[0])
+        tests[test["name"]] = Test(labels, program.name)
     return tests
 
 
-def check_labels(tests: dict[str, set[str]]) -> None:
+def check_labels(tests: dict[str, Test]) -> None:
     known = {*LABELS, *OUTSIDE}
-    lost = [name for name, labels in tests.items() if not labels & known]
+    lost = [name for name, test in tests.items() if not test.labels & known]
     if lost:
         raise DevError(
             "no stage runs these tests, their label is unknown to "
@@ -84,46 +101,65 @@ def read_junit(path) -> tuple[int, list[str], list[str]]:
     return count, failed, skipped
 
 
-def run_ctest(preset: str, labels: tuple[str, ...], totals: Totals) -> None:
-    junit = paths.BUILD / preset / f"junit-{'-'.join(labels)}.xml"
+def run_ctest(preset: str, title: str, choice: list[str], parallel: bool,
+              totals: Totals) -> None:
+    """choice: ctest's options that select the tests."""
+    junit = paths.BUILD / preset / f"junit-{title}.xml"
     junit.unlink(missing_ok=True)
-    parallel = build.jobs() if set(labels) <= PARALLEL else 1
     code = run(
         ["ctest", "--test-dir", paths.BUILD / preset, "--output-on-failure",
-         "--no-tests=error", "-j", str(parallel),
-         "-L", "^(" + "|".join(labels) + ")$", "--output-junit", junit],
+         "--no-tests=error", "-j", str(build.jobs() if parallel else 1), *choice,
+         "--output-junit", junit],
         env={"CI": "true", **SANITIZER_ENV})
-    if not junit.exists():
-        raise DevError(f"{preset}: no test has the label {' or '.join(labels)}")
-    count, failed, skipped = read_junit(junit)
+    count, failed, skipped = read_junit(junit) if junit.exists() else (0, [], [])
     bad = sorted({*failed, *skipped})
     totals.tests += count
     totals.failed += [name if preset == "dev" else f"{preset}: {name}" for name in bad]
     if count == 0:
-        raise DevError(f"no test has the label {' or '.join(labels)}")
+        raise DevError(f"no test was selected by {' '.join(choice)}")
     if skipped:
         raise DevError("skipped, which counts as failed: " + " ".join(skipped))
     if failed or code != 0:
         raise DevError(f"{len(failed)} of {count} failed: {' '.join(failed)}")
 
 
-def sanitizer(preset: str, labels: tuple[str, ...], totals: Totals) -> None:
-    build.build(preset)
-    have = set().union(*list_tests(preset).values())
-    run_ctest(preset, tuple(label for label in labels if label in have), totals)
+def run_label(label: str, totals: Totals) -> None:
+    run_ctest("dev", label, ["-L", f"^{label}$"], label in PARALLEL, totals)
+
+
+def run_sanitizer(preset: str, choice: list[str], wanted, totals: Totals) -> None:
+    """Builds and runs the C++ tests that wanted(name, test) selects."""
+    build.configure(preset)
+    targets = {test.program for name, test in list_tests(preset).items()
+               if wanted(name, test) and not test.program.startswith("python")}
+    if not targets:
+        raise DevError(f"{preset}: no test to build")
+    build.build(preset, sorted(targets))
+    run_ctest(preset, preset, [*choice, "-E", PYTHON_TESTS], True, totals)
+
+
+def asan(totals: Totals) -> None:
+    run_sanitizer("asan-ubsan", ["-L", "^(" + "|".join(ASAN_LABELS) + ")$"],
+                  lambda _, test: test.labels & set(ASAN_LABELS), totals)
+
+
+def tsan(totals: Totals) -> None:
+    run_sanitizer("tsan", ["-R", TSAN_TESTS],
+                  lambda name, _: re.match(TSAN_TESTS, name), totals)
 
 
 def stages(totals: Totals) -> dict:
     """Name to function, in order."""
     table = {
         "format": lambda: style.format_files(check=True),
-        "build": lambda: (build.build("dev"), check_labels(list_tests("dev"))),
+        "build": lambda: build.build("dev"),
+        "labels": lambda: check_labels(list_tests("dev")),
     }
     for label in LABELS:
-        table[label] = lambda label=label: run_ctest("dev", (label,), totals)
+        table[label] = lambda label=label: run_label(label, totals)
     table["tidy"] = lambda: style.tidy([])
-    table["asan-ubsan"] = lambda: sanitizer("asan-ubsan", ASAN_LABELS, totals)
-    table["tsan"] = lambda: sanitizer("tsan", TSAN_LABELS, totals)
+    table["asan-ubsan"] = lambda: asan(totals)
+    table["tsan"] = lambda: tsan(totals)
     return table
 
 
