@@ -28,6 +28,7 @@ LABELS = (
     "fault",
     "fuzz",
     "netns",
+    "interop",
 )
 # Of a label, ctest runs so many at once; the others are alone on the machine.
 PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz"}
