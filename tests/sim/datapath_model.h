@@ -1,0 +1,85 @@
+// The SAs of a simulated node, and the rules that hold for them (DESIGN
+// section 4). A packet is an SPI and a key: it is decrypted where both are
+// known.
+#ifndef ESPALIER_TESTS_SIM_DATAPATH_MODEL_H_
+#define ESPALIER_TESTS_SIM_DATAPATH_MODEL_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "agent/ike/action.h"
+#include "tests/sim/record.h"
+
+namespace espalier::sim {
+
+// All keys of a run. Simulated ones: kept in the open.
+class KeyLedger {
+ public:
+  explicit KeyLedger(Record* record) : record_(record) {}
+
+  void InboundInstalled(int node, base::Spi spi, const std::string& key);
+  // When the core asks for it, since asking is what it must not do too early.
+  void OutboundAsked(int node, base::Spi spi, const std::string& key,
+                     bool own_inbound_stands);
+
+ private:
+  struct Entry {
+    int inbound_node = -1, outbound_node = -1;
+    base::Spi spi;
+  };
+  Record* const record_;
+  std::map<std::string, Entry> entries_;
+};
+
+class DatapathModel {
+ public:
+  struct Sa {
+    ike::PeerId peer;
+    ike::ChildSaId child;
+    base::Spi spi;
+    base::IpAddress destination;
+    std::string key;
+    int epoch = 0;  // of the core that installed it
+    bool seen = false, watched = false;
+  };
+  struct Packet {
+    base::Spi spi;
+    std::string key;
+  };
+
+  DatapathModel(int node, KeyLedger* ledger) : node_(node), ledger_(ledger) {}
+
+  // On the action: what must already be true.
+  void Asked(const ike::InstallSa& action);
+  // When the operation takes effect.
+  void Install(const ike::InstallSa& action, int epoch);
+  void Remove(const ike::RemoveSa& action);
+  void Watch(base::Spi spi);
+
+  // On the newest outbound SA; nullopt: there is none.
+  std::optional<Packet> Send(ike::PeerId peer) const;
+  // Null: the packet is lost. `*first` tells whether a watch fires.
+  const Sa* Receive(const Packet& packet, bool* first);
+
+  // SAs of cores before `epoch`: what a restarted agent finds and replaces.
+  bool HasOlder(ike::PeerId peer, int epoch) const;
+  void RemoveOlder(ike::PeerId peer, int epoch, base::Direction direction);
+  void RemoveOtherInbound(ike::PeerId peer, base::Spi keep);
+
+  std::vector<const Sa*> Inbound(ike::PeerId peer) const;
+  std::vector<const Sa*> Outbound(ike::PeerId peer) const;
+
+ private:
+  const int node_;
+  KeyLedger* const ledger_;
+  std::map<base::Spi, Sa> inbound_;
+  std::vector<Sa> outbound_;  // oldest first
+};
+
+}  // namespace espalier::sim
+
+#endif  // ESPALIER_TESTS_SIM_DATAPATH_MODEL_H_

@@ -1,0 +1,78 @@
+#include "tests/sim/seeds.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+
+namespace espalier::sim {
+namespace {
+
+// A broken rule breaks in many seeds alike.
+constexpr int kMaxReportedSeeds = 3;
+
+std::optional<uint64_t> OneSeed() {
+  const char* text = std::getenv("ESPALIER_SIM_SEED");
+  if (text == nullptr) return std::nullopt;
+  return std::strtoull(text, nullptr, 0);
+}
+
+std::string TestName() {
+  const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+  return std::string(info->test_suite_name()) + "." + info->name();
+}
+
+}  // namespace
+
+void ForSeeds(int count,
+              const std::function<WorldOptions(uint64_t seed)>& options,
+              const std::function<void(World&)>& body) {
+  const std::optional<uint64_t> one = OneSeed();
+  int failed = 0;
+  for (uint64_t seed = one.value_or(1);
+       one ? seed == *one : seed <= static_cast<uint64_t>(count); ++seed) {
+    WorldOptions chosen = options(seed);
+    chosen.seed = seed;
+    chosen.trace = one.has_value();
+    World world(chosen);
+    body(world);
+    if (world.record().clean()) continue;
+    ++failed;
+    ADD_FAILURE() << "seed " << seed << ", again with a trace: --seed " << seed
+                  << " --gtest_filter=" << TestName() << "\n"
+                  << world.record().Report();
+    if (failed == kMaxReportedSeeds) return;
+  }
+}
+
+void ForSeeds(int count, const WorldOptions& options,
+              const std::function<void(World&)>& body) {
+  ForSeeds(count, [&options](uint64_t) { return options; }, body);
+}
+
+void ExpectBroken(Invariant invariant, int count, const WorldOptions& options,
+                  const std::function<void(World&)>& body) {
+  const std::optional<uint64_t> one = OneSeed();
+  for (int i = 1; i <= count; ++i) {
+    WorldOptions chosen = options;
+    chosen.seed = one.value_or(static_cast<uint64_t>(i));
+    chosen.trace = one.has_value();
+    World world(chosen);
+    body(world);
+    if (world.record().Saw(invariant)) return;
+  }
+  ADD_FAILURE() << "no seed broke: " << ToString(invariant);
+}
+
+}  // namespace espalier::sim
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  for (int i = 1; i + 1 < argc; ++i) {
+    if (std::strcmp(argv[i], "--seed") == 0) {
+      setenv("ESPALIER_SIM_SEED", argv[i + 1], 1);
+    }
+  }
+  return RUN_ALL_TESTS();
+}
