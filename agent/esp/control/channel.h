@@ -46,6 +46,7 @@ class Channel {
   // connection is over: Unavailable (closed), ResourceExhausted (stuck).
   absl::Status Send(const Frame& frame);
   bool wants_write() const { return !queue_.empty(); }
+  size_t queued() const { return queue_.size(); }  // frames
   // Call when the fd is writable and wants_write().
   absl::Status Flush();
 

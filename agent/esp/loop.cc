@@ -1,0 +1,174 @@
+#include "agent/esp/loop.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "agent/base/log.h"
+#include "agent/base/status_macros.h"
+#include "agent/esp/control_server.h"
+#include "agent/esp/engine.h"
+#include "agent/esp/privileges.h"
+
+namespace espalier::esp {
+namespace {
+
+constexpr int kTickMilliseconds = 1000;
+
+class Epoll {
+ public:
+  Epoll() : fd_(epoll_create1(EPOLL_CLOEXEC)) {}
+  ~Epoll() { close(fd_); }
+  Epoll(const Epoll&) = delete;
+  Epoll& operator=(const Epoll&) = delete;
+
+  void Watch(int fd, bool readable, bool writable) {
+    epoll_event event{};
+    event.events = (readable ? EPOLLIN : 0u) | (writable ? EPOLLOUT : 0u);
+    event.data.fd = fd;
+    if (epoll_ctl(fd_, EPOLL_CTL_MOD, fd, &event) != 0 && errno == ENOENT) {
+      epoll_ctl(fd_, EPOLL_CTL_ADD, fd, &event);
+    }
+  }
+  void Unwatch(int fd) { epoll_ctl(fd_, EPOLL_CTL_DEL, fd, nullptr); }
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+absl::StatusOr<int> WatchSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  const int fd = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
+  if (fd < 0) return absl::ErrnoToStatus(errno, "signalfd");
+  return fd;
+}
+
+class Loop {
+ public:
+  Loop(Epoll* epoll, Tun* tun, OuterSockets* sockets, ControlServer* server,
+       Engine* engine, int signals, base::Clock* clock)
+      : epoll_(epoll),
+        tun_(tun),
+        sockets_(sockets),
+        server_(server),
+        engine_(engine),
+        signals_(signals),
+        clock_(clock) {}
+
+  absl::Status Run() {
+    epoll_->Watch(signals_, true, false);
+    epoll_->Watch(tun_->fd(), true, false);
+    for (size_t i = 0; i < OuterSockets::kKinds; ++i) {
+      const int fd = sockets_->fd(static_cast<OuterSockets::Kind>(i));
+      if (fd >= 0) epoll_->Watch(fd, true, false);
+    }
+    base::Instant next_tick = clock_->Now();
+    std::array<epoll_event, 16> events;
+    while (true) {
+      const int count = epoll_wait(epoll_->fd(), events.data(), events.size(),
+                                   kTickMilliseconds);
+      if (count < 0 && errno != EINTR) {
+        return absl::ErrnoToStatus(errno, "epoll_wait");
+      }
+      for (int i = 0; i < count; ++i) {
+        if (events[i].data.fd == signals_) return absl::OkStatus();
+        Dispatch(events[i]);
+      }
+      // The clock costs a system call; a busy loop asks it now and then.
+      if (count > 0 && ++turns_ % 64 != 0) continue;
+      const base::Instant now = clock_->Now();
+      if (now >= next_tick) {
+        engine_->Tick(server_->has_agent());
+        next_tick = now + absl::Milliseconds(kTickMilliseconds);
+      }
+    }
+  }
+
+ private:
+  void Dispatch(const epoll_event& event) {
+    const int fd = event.data.fd;
+    if (fd == tun_->fd()) {
+      engine_->HandleTun();
+      return;
+    }
+    for (size_t i = 0; i < OuterSockets::kKinds; ++i) {
+      const auto kind = static_cast<OuterSockets::Kind>(i);
+      if (sockets_->fd(kind) != fd) continue;
+      if ((event.events & EPOLLERR) != 0) engine_->HandleSocketErrors(kind);
+      engine_->HandleSocket(kind);
+      return;
+    }
+    if (fd == server_->listener()) {
+      server_->HandleAccept();
+      return;
+    }
+    server_->HandleClient(fd, (event.events & ~EPOLLOUT) != 0,
+                          (event.events & EPOLLOUT) != 0);
+  }
+
+  Epoll* epoll_;
+  Tun* tun_;
+  OuterSockets* sockets_;
+  ControlServer* server_;
+  Engine* engine_;
+  int signals_;
+  base::Clock* clock_;
+  uint64_t turns_ = 0;
+};
+
+}  // namespace
+
+absl::Status RunEspd(const EspdOptions& options) {
+  ESPALIER_RETURN_IF_ERROR(ProtectMemory());
+  ESPALIER_ASSIGN_OR_RETURN(const int signals, WatchSignals());
+  Epoll epoll;
+  Statistics statistics;
+  base::SteadyClock clock;
+  uint64_t instance = 0;
+  if (getrandom(&instance, sizeof instance, 0) != sizeof instance) {
+    return absl::ErrnoToStatus(errno, "getrandom");
+  }
+  // First: another espd that serves this path must keep its TUN.
+  ESPALIER_ASSIGN_OR_RETURN(const int listener,
+                            control::Listen(options.socket_path));
+  ControlServer server(
+      listener, instance, options.tun.name,
+      [&](int fd, bool r, bool w) { epoll.Watch(fd, r, w); },
+      [&](int fd) { epoll.Unwatch(fd); });
+  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<OuterSockets> sockets,
+                            OuterSockets::Open(options.outer));
+  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<Tun> tun,
+                            Tun::Open(options.tun, &statistics));
+  Engine engine(options.cipher, tun.get(), sockets.get(), &statistics, &clock,
+                [&](control::Message event) {
+                  return server.SendEvent(std::move(event));
+                });
+  server.SetEngine(&engine);
+  ESPALIER_RETURN_IF_ERROR(DropPrivileges());
+  base::Log(
+      base::LogLevel::kInfo, "espd running",
+      {{"socket", options.socket_path},
+       {"interface", options.tun.name},
+       {"port", options.outer.port},
+       {"ipsec_mb", options.cipher == CipherChoice::kFastest && HaveIpsecMb()},
+       {"udp_offload", tun->udp_offload()}});
+  Loop loop(&epoll, tun.get(), sockets.get(), &server, &engine, signals,
+            &clock);
+  const absl::Status status = loop.Run();
+  unlink(options.socket_path.c_str());
+  base::Log(base::LogLevel::kInfo, "espd stopped", {{"status", status}});
+  return status;
+}
+
+}  // namespace espalier::esp

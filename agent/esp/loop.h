@@ -1,0 +1,25 @@
+// espd's one thread: waits for the TUN, the sockets and the agents, and gives
+// each its turn.
+#ifndef ESPALIER_AGENT_ESP_LOOP_H_
+#define ESPALIER_AGENT_ESP_LOOP_H_
+
+#include "absl/status/status.h"
+#include "agent/esp/cipher.h"
+#include "agent/esp/outer_sockets.h"
+#include "agent/esp/tun.h"
+
+namespace espalier::esp {
+
+struct EspdOptions {
+  std::string socket_path;
+  TunOptions tun;
+  OuterOptions outer;
+  CipherChoice cipher = CipherChoice::kFastest;
+};
+
+// Opens everything, drops privileges, and runs until SIGTERM or SIGINT (OK).
+absl::Status RunEspd(const EspdOptions& options);
+
+}  // namespace espalier::esp
+
+#endif  // ESPALIER_AGENT_ESP_LOOP_H_
