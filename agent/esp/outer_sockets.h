@@ -3,6 +3,7 @@
 #ifndef ESPALIER_AGENT_ESP_OUTER_SOCKETS_H_
 #define ESPALIER_AGENT_ESP_OUTER_SOCKETS_H_
 
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <array>
