@@ -53,8 +53,6 @@ absl::Status ConfigureV4(int fd) {
 }
 
 absl::Status ConfigureV6(int fd) {
-  ESPALIER_RETURN_IF_ERROR(
-      SetOption(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1, "IPV6_V6ONLY"));
   ESPALIER_RETURN_IF_ERROR(SetOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER,
                                      IPV6_PMTUDISC_PROBE, "IPV6_MTU_DISCOVER"));
   ESPALIER_RETURN_IF_ERROR(
@@ -75,6 +73,10 @@ absl::Status Configure(int fd, OuterSockets::Kind kind,
   setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &kSocketBuffer, sizeof(int));
   setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &kSocketBuffer, sizeof(int));
   if (!IsUdp(kind)) return absl::OkStatus();
+  if (!IsV4(kind)) {
+    ESPALIER_RETURN_IF_ERROR(
+        SetOption(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1, "IPV6_V6ONLY"));
+  }
   // Best effort: without it datagrams come one by one.
   const int on = 1;
   setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof on);
