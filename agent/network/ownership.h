@@ -22,8 +22,8 @@ inline constexpr uint32_t kPodSourceRulePriority = 4500;
 // Loses against every route that somebody meant.
 inline constexpr uint32_t kLastResortMetric = 0x7fffffff;
 
-// The nftables table (family inet).
-inline constexpr char kNftablesTable[] = "espalier";
+// The nftables table of masquerading (family inet).
+inline constexpr char kNatTable[] = "espalier_nat";
 
 }  // namespace espalier::network
 

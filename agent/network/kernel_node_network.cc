@@ -1,0 +1,395 @@
+#include "agent/network/kernel_node_network.h"
+
+#include <linux/rtnetlink.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "agent/base/log.h"
+#include "agent/base/status_macros.h"
+#include "agent/network/ownership.h"
+
+namespace espalier::network {
+namespace {
+
+using netlink::Verb;
+
+constexpr char kMasquerade[] = "masquerading";
+
+netlink::Request RequestFor(Verb verb, const netlink::Route& route) {
+  return netlink::RouteRequest(verb, route);
+}
+netlink::Request RequestFor(Verb verb, const netlink::Rule& rule) {
+  return netlink::RuleRequest(verb, rule);
+}
+netlink::Request RequestFor(Verb verb, netlink::Address address) {
+  // Nobody else has an address of our own pod CIDR: no need to wait and see.
+  if (address.address.is_v6()) address.flags = IFA_F_NODAD;
+  return netlink::AddressRequest(verb, address);
+}
+
+template <typename Map>
+void AddProblems(const Map& items, const char* kind,
+                 std::vector<NetworkProblem>* problems) {
+  for (const auto& problem : items.Problems()) {
+    problems->push_back({kind, problem.status});
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<KernelNodeNetwork>> KernelNodeNetwork::Open(
+    base::EventLoop* loop, base::Clock* clock, Options options) {
+  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<netlink::Socket> requests,
+                            netlink::Socket::Open());
+  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<netlink::Socket> notifications,
+                            netlink::Socket::Open());
+  auto network = std::make_unique<KernelNodeNetwork>(
+      loop, clock, std::move(requests), std::move(notifications),
+      std::make_unique<Sysctl>(), std::make_unique<Nftables>(), options);
+  KernelNodeNetwork* const raw = network.get();
+  ESPALIER_RETURN_IF_ERROR(raw->notifications_->Subscribe(
+      {RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR,
+       RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_RULE,
+       RTNLGRP_IPV6_RULE},
+      [raw](const netlink::Reply& reply) { raw->HandleNotification(reply); },
+      [raw] { raw->ResyncSoon(raw->options_.settle); }));
+  loop->Watch(raw->notifications_->fd(), /*readable=*/true,
+              /*writable=*/false,
+              [raw](bool, bool) { raw->notifications_->HandleReadable(); });
+  return network;
+}
+
+KernelNodeNetwork::KernelNodeNetwork(
+    base::EventLoop* loop, base::Clock* clock,
+    std::unique_ptr<netlink::Channel> channel,
+    std::unique_ptr<netlink::Socket> notifications,
+    std::unique_ptr<Sysctl> sysctl, std::unique_ptr<Nftables> nftables,
+    Options options)
+    : loop_(loop),
+      clock_(clock),
+      channel_(std::move(channel)),
+      notifications_(std::move(notifications)),
+      sysctl_(std::move(sysctl)),
+      nftables_(std::move(nftables)),
+      options_(options),
+      client_(channel_.get()),
+      routes_(options.first_retry, options.longest_retry),
+      rules_(options.first_retry, options.longest_retry),
+      addresses_(options.first_retry, options.longest_retry) {}
+
+KernelNodeNetwork::~KernelNodeNetwork() {
+  loop_->CancelTimer(timer_);
+  if (notifications_ != nullptr) loop_->Unwatch(notifications_->fd());
+}
+
+void KernelNodeNetwork::SetDesired(DesiredNetwork desired) {
+  if (desired_ == desired) return;
+  // The settings of an interface are made when it is first seen; the rest of
+  // the kernel's state is known from the last look.
+  const bool look = !desired_ ||
+                    desired_->tunnel_interface != desired.tunnel_interface ||
+                    tunnel_index_ == 0;
+  desired_ = std::move(desired);
+  if (look) {
+    // Not a word of the status: it is in Problems(), and tried again.
+    Resync().IgnoreError();
+  } else {
+    Apply();
+  }
+}
+
+absl::Status KernelNodeNetwork::Resync() {
+  if (!desired_) return absl::OkStatus();
+  const absl::Status status = Read();
+  failed_["reading the kernel's state"] = status;
+  next_resync_ = clock_->Now() + options_.resync;
+  if (!status.ok()) {
+    base::Log(base::LogLevel::kWarning, "network state not read",
+              {{"error", status}});
+    RetrySoon();
+    return status;
+  }
+  Apply();
+  return absl::OkStatus();
+}
+
+absl::Status KernelNodeNetwork::Read() {
+  int32_t index = 0;
+  if (!desired_->tunnel_interface.empty()) {
+    const absl::StatusOr<netlink::Link> link =
+        client_.GetLink(desired_->tunnel_interface);
+    if (link.ok()) {
+      index = link->index;
+    } else if (!absl::IsNotFound(link.status())) {
+      return link.status();
+    }
+  }
+  ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Route> routes,
+                            client_.ListRoutes({.protocol = kRouteProtocol}));
+  RouteMap actual_routes;
+  for (const netlink::Route& route : routes) {
+    actual_routes[KeyOf(route)] = Normalized(route);
+  }
+  ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Rule> rules,
+                            client_.ListRules());
+  RuleMap actual_rules;
+  for (const netlink::Rule& rule : rules) {
+    if (rule.protocol == kRouteProtocol) actual_rules[rule.ToString()] = rule;
+  }
+  AddressMap actual_addresses;
+  if (index != 0) {
+    ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Address> addresses,
+                              client_.ListAddresses(index));
+    for (const netlink::Address& address : addresses) {
+      // The interface is ours, its link-local address the kernel's.
+      if (address.address.IsLinkLocal()) continue;
+      actual_addresses[{address.address, address.prefix_length}] =
+          Normalized(address);
+    }
+  }
+  tunnel_index_ = index;
+  routes_.SetActual(actual_routes);
+  rules_.SetActual(actual_rules);
+  addresses_.SetActual(actual_addresses);
+  // Somebody may have deleted the table: nothing tells of that.
+  if (!masquerade_commands_.empty()) {
+    const absl::StatusOr<std::string> listed =
+        nftables_->Run(absl::StrCat("list table inet ", kNatTable));
+    if (!listed.ok() || *listed != masquerade_listed_) {
+      masquerade_commands_.clear();
+    }
+  }
+  return absl::OkStatus();
+}
+
+void KernelNodeNetwork::Apply() {
+  ApplySettings();
+  addresses_.SetDesired(DesiredAddresses(*desired_, tunnel_index_));
+  routes_.SetDesired(DesiredRoutes(*desired_, tunnel_index_));
+  rules_.SetDesired(DesiredRules(*desired_));
+  // Addresses first, they are the routes' sources; rules last, so that they
+  // never point at an empty table.
+  Change(&addresses_);
+  Change(&routes_);
+  Change(&rules_);
+  ApplyMasquerade();
+  if (std::ranges::any_of(failed_,
+                          [](const auto& item) { return !item.second.ok(); })) {
+    RetrySoon();
+  } else {
+    retry_ = absl::ZeroDuration();
+    ArmTimer();
+  }
+}
+
+template <typename Key, typename Value>
+void KernelNodeNetwork::Change(base::Reconciliation<Key, Value>* items) {
+  const auto changes = items->Begin(clock_->Now(), /*may_delete=*/true);
+  if (changes.empty()) return;
+  std::vector<netlink::Request> requests;
+  // Which change each request is of: a change of a value that the kernel
+  // cannot replace takes two.
+  std::vector<size_t> of;
+  for (size_t i = 0; i < changes.size(); ++i) {
+    const auto& change = changes[i];
+    if (!change.value) {
+      // Uncertain ones too: what was asked for last is not known any more, and
+      // the next look finds it.
+      if (!change.actual) continue;
+      requests.push_back(RequestFor(Verb::kDelete, *change.actual));
+    } else {
+      // Never in the place of a foreign one: replacing is for what is ours.
+      requests.push_back(RequestFor(change.actual ? Verb::kReplace : Verb::kAdd,
+                                    *change.value));
+    }
+    of.push_back(i);
+  }
+  std::vector<std::string> names;
+  for (const netlink::Request& request : requests) {
+    names.push_back(request.what());
+  }
+  const std::vector<absl::Status> results =
+      channel_->ExecuteBatch(std::move(requests));
+  std::vector<absl::Status> outcome(changes.size());
+  for (size_t i = 0; i < results.size(); ++i) {
+    absl::Status status = results[i];
+    const bool deletion = !changes[of[i]].value.has_value();
+    if (deletion && absl::IsNotFound(status)) status = absl::OkStatus();
+    if (!status.ok()) {
+      base::Log(base::LogLevel::kWarning, "network change failed",
+                {{"change", names[i]}, {"error", status}});
+      // What is there is not what was thought to be.
+      ResyncSoon(options_.first_retry);
+    }
+    outcome[of[i]] = std::move(status);
+  }
+  for (size_t i = 0; i < changes.size(); ++i) {
+    items->End(changes[i].key, outcome[i], clock_->Now());
+  }
+}
+
+void KernelNodeNetwork::SetSysctl(const std::string& name,
+                                  const std::string& value) {
+  const absl::Status status = sysctl_->Ensure(name, value);
+  const auto before = failed_.find(name);
+  if (!status.ok() && (before == failed_.end() || before->second.ok())) {
+    base::Log(base::LogLevel::kWarning, "kernel setting not made",
+              {{"name", name}, {"value", value}, {"error", status}});
+  }
+  failed_[name] = status;
+}
+
+void KernelNodeNetwork::ApplySettings() {
+  bool v4 = false, v6 = false;
+  for (const base::IpPrefix& cidr : desired_->own_pod_cidrs) {
+    (cidr.family() == base::Family::kIpv4 ? v4 : v6) = true;
+  }
+  if (v4) SetSysctl("net/ipv4/ip_forward", "1");
+  if (v6) failed_["IPv6 forwarding"] = EnableIpv6Forwarding();
+  if (tunnel_index_ != 0 && v4) {
+    // Loose: what comes out of the tunnel may have the address of a node,
+    // whose own route is the uplink's.
+    SetSysctl(absl::StrCat("net/ipv4/conf/", desired_->tunnel_interface,
+                           "/rp_filter"),
+              "2");
+  }
+}
+
+// Forwarding turns router advertisements off on interfaces with accept_ra 1,
+// which would cost the node its default route a while later.
+absl::Status KernelNodeNetwork::EnableIpv6Forwarding() {
+  constexpr char kForwarding[] = "net/ipv6/conf/all/forwarding";
+  ESPALIER_ASSIGN_OR_RETURN(const std::string current,
+                            sysctl_->Read(kForwarding));
+  if (current == "1") return absl::OkStatus();
+  // Only uplinks: those with a node's address or an advertised default route.
+  // A pod's interface must not begin to believe advertisements.
+  std::set<int32_t> uplinks;
+  ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Address> addresses,
+                            client_.ListAddresses());
+  for (const netlink::Address& address : addresses) {
+    if (std::ranges::find(desired_->node_addresses, address.address) !=
+        desired_->node_addresses.end()) {
+      uplinks.insert(address.interface_index);
+    }
+  }
+  ESPALIER_ASSIGN_OR_RETURN(
+      const std::vector<netlink::Route> advertised,
+      client_.ListRoutes(
+          {.family = base::Family::kIpv6, .protocol = uint8_t{RTPROT_RA}}));
+  for (const netlink::Route& route : advertised) {
+    uplinks.insert(route.interface_index);
+  }
+  ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Link> links,
+                            client_.ListLinks());
+  for (const netlink::Link& link : links) {
+    if (!uplinks.contains(link.index)) continue;
+    const std::string name =
+        absl::StrCat("net/ipv6/conf/", link.name, "/accept_ra");
+    const absl::StatusOr<std::string> accept = sysctl_->Read(name);
+    if (accept.ok() && *accept == "1") {
+      ESPALIER_RETURN_IF_ERROR(sysctl_->Write(name, "2"));
+    }
+  }
+  return sysctl_->Write(kForwarding, "1");
+}
+
+void KernelNodeNetwork::ApplyMasquerade() {
+  std::string commands = MasqueradeCommands(*desired_);
+  if (commands.empty()) {
+    commands = absl::StrCat("table inet ", kNatTable,
+                            " {\n}\ndelete table inet ", kNatTable, "\n");
+  }
+  if (commands == masquerade_commands_) return;
+  absl::StatusOr<std::string> result = nftables_->Run(commands);
+  failed_[kMasquerade] = result.status();
+  if (!result.ok()) {
+    base::Log(base::LogLevel::kWarning, "masquerading not set up",
+              {{"error", result.status()}});
+    return;
+  }
+  masquerade_commands_ = std::move(commands);
+  masquerade_listed_ =
+      nftables_->Run(absl::StrCat("list table inet ", kNatTable)).value_or("");
+}
+
+void KernelNodeNetwork::HandleNotification(const netlink::Reply& reply) {
+  if (!desired_) return;
+  bool ours = false;
+  switch (reply.type) {
+    case RTM_NEWLINK:
+    case RTM_DELLINK: {
+      const auto link = netlink::DecodeLink(reply.payload);
+      ours =
+          link.ok() && (link->name == desired_->tunnel_interface ||
+                        (tunnel_index_ != 0 && link->index == tunnel_index_));
+      break;
+    }
+    case RTM_NEWADDR:
+    case RTM_DELADDR: {
+      const auto address = netlink::DecodeAddress(reply.payload);
+      ours = address.ok() && address->interface_index == tunnel_index_;
+      break;
+    }
+    case RTM_NEWROUTE:
+    case RTM_DELROUTE: {
+      const auto route = netlink::DecodeRoute(reply.payload);
+      ours = route.ok() && route->protocol == kRouteProtocol;
+      break;
+    }
+    case RTM_NEWRULE:
+    case RTM_DELRULE: {
+      const auto rule = netlink::DecodeRule(reply.payload);
+      ours = rule.ok() && rule->protocol == kRouteProtocol;
+      break;
+    }
+    default:
+      break;
+  }
+  if (ours) ResyncSoon(options_.settle);
+}
+
+void KernelNodeNetwork::ResyncSoon(absl::Duration delay) {
+  next_resync_ = std::min(next_resync_, clock_->Now() + delay);
+  ArmTimer();
+}
+
+void KernelNodeNetwork::RetrySoon() {
+  retry_ = retry_ == absl::ZeroDuration()
+               ? options_.first_retry
+               : std::min(2 * retry_, options_.longest_retry);
+  ResyncSoon(retry_);
+}
+
+void KernelNodeNetwork::ArmTimer() {
+  loop_->CancelTimer(std::exchange(timer_, 0));
+  base::Instant next = next_resync_;
+  for (const std::optional<base::Instant>& due :
+       {routes_.NextDue(true), rules_.NextDue(true),
+        addresses_.NextDue(true)}) {
+    if (due) next = std::min(next, *due);
+  }
+  if (next == absl::InfiniteFuture()) return;
+  timer_ = loop_->RunAfter(std::max(next - clock_->Now(), absl::ZeroDuration()),
+                           [this] {
+                             timer_ = 0;
+                             // Also for a retry: a look costs little, and says
+                             // what is still due.
+                             Resync().IgnoreError();
+                           });
+}
+
+std::vector<NetworkProblem> KernelNodeNetwork::Problems() const {
+  std::vector<NetworkProblem> problems;
+  for (const auto& [name, status] : failed_) {
+    if (!status.ok()) problems.push_back({name, status});
+  }
+  AddProblems(routes_, "route", &problems);
+  AddProblems(rules_, "rule", &problems);
+  AddProblems(addresses_, "address", &problems);
+  return problems;
+}
+
+}  // namespace espalier::network

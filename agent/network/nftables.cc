@@ -1,0 +1,27 @@
+#include "agent/network/nftables.h"
+
+#include <nftables/libnftables.h>
+
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+
+namespace espalier::network {
+
+absl::StatusOr<std::string> Nftables::Run(const std::string& commands) {
+  // A context of its own for each call: it caches the ruleset it has seen.
+  const std::unique_ptr<nft_ctx, decltype(&nft_ctx_free)> context(
+      nft_ctx_new(NFT_CTX_DEFAULT), &nft_ctx_free);
+  if (context == nullptr) {
+    return absl::ResourceExhaustedError("nftables: no context");
+  }
+  nft_ctx_buffer_output(context.get());
+  nft_ctx_buffer_error(context.get());
+  if (nft_run_cmd_from_buffer(context.get(), commands.c_str()) != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "nftables refused: ", nft_ctx_get_error_buffer(context.get())));
+  }
+  return std::string(nft_ctx_get_output_buffer(context.get()));
+}
+
+}  // namespace espalier::network

@@ -1,0 +1,300 @@
+// agent/network against the running kernel: routes, rules, addresses, settings
+// and masquerading in a namespace of the test's own.
+#include <fcntl.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
+#include <sys/ioctl.h>
+
+#include "agent/netlink/socket.h"
+#include "agent/network/kernel_node_network.h"
+#include "agent/network/ownership.h"
+#include "gmock/gmock.h"
+#include "tests/netns/private_namespace.h"
+#include "tests/support/manual_loop.h"
+
+namespace espalier::network {
+namespace {
+
+using netlink::Route;
+using netlink::Verb;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::Field;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+base::IpAddress Ip(const std::string& text) {
+  return *base::IpAddress::Parse(text);
+}
+base::IpPrefix Net(const std::string& text) {
+  return *base::IpPrefix::Parse(text);
+}
+
+// The tunnel's interface, as espalier-espd would make it.
+class Tun {
+ public:
+  explicit Tun(const std::string& name) {
+    fd_ = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    ifreq request{};
+    name.copy(request.ifr_name, IFNAMSIZ - 1);
+    request.ifr_flags = IFF_TUN | IFF_NO_PI;
+    EXPECT_EQ(ioctl(fd_, TUNSETIFF, &request), 0);
+  }
+  ~Tun() { close(fd_); }
+
+ private:
+  int fd_ = -1;
+};
+
+class NodeNetworkTest : public testing::PrivateNamespaceTest {
+ protected:
+  void SetUp() override {
+    PrivateNamespaceTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    socket_ = *netlink::Socket::Open();
+    client_ = std::make_unique<netlink::RouteClient>(socket_.get());
+    ASSERT_TRUE(
+        client_->AddVeth({.name = "up0", .up = true}, {.name = "up1"}).ok());
+    uplink_ = client_->GetLink("up0")->index;
+    const int32_t peer = client_->GetLink("up1")->index;
+    ASSERT_TRUE(client_->ChangeLink(peer, {.up = true}).ok());
+    ASSERT_TRUE(
+        client_
+            ->Apply(Verb::kAdd, netlink::Address{.interface_index = uplink_,
+                                                 .address = Ip("192.0.2.1"),
+                                                 .prefix_length = 24})
+            .ok());
+    MakeTun();
+    auto network = KernelNodeNetwork::Open(&loop_, &loop_);
+    ASSERT_TRUE(network.ok()) << network.status();
+    network_ = *std::move(network);
+  }
+
+  void MakeTun() {
+    tun_.reset();
+    tun_ = std::make_unique<Tun>("esp0");
+    tunnel_ = client_->GetLink("esp0")->index;
+    ASSERT_TRUE(client_->ChangeLink(tunnel_, {.up = true}).ok());
+  }
+
+  static DesiredNetwork Desired() {
+    return {.tunnel_interface = "esp0",
+            .tunnel_addresses = {Ip("10.244.1.1"), Ip("fd00:244:1::1")},
+            .routes = {{.destination = Net("10.244.2.0/24"), .mtu = 1420},
+                       {.destination = Net("fd00:244:2::/64"), .mtu = 1420},
+                       {.destination = Net("192.0.2.2/32"),
+                        .mtu = 1420,
+                        .pods_only = true}},
+            .own_pod_cidrs = {Net("10.244.1.0/24"), Net("fd00:244:1::/64")},
+            .cluster_pod_cidrs = {Net("10.244.0.0/16"), Net("fd00:244::/32")},
+            .node_addresses = {Ip("192.0.2.1"), Ip("192.0.2.2")}};
+  }
+
+  std::vector<Route> Owned() {
+    return *client_->ListRoutes({.protocol = kRouteProtocol});
+  }
+  // What notifications ask for, and what was put off.
+  void Settle() {
+    for (int i = 0; i < 3; ++i) {
+      loop_.PollAll();
+      loop_.Advance(absl::Milliseconds(300));
+    }
+  }
+
+  testing::ManualLoop loop_;
+  std::unique_ptr<netlink::Socket> socket_;
+  std::unique_ptr<netlink::RouteClient> client_;
+  std::unique_ptr<Tun> tun_;
+  std::unique_ptr<KernelNodeNetwork> network_;
+  int32_t uplink_ = 0;
+  int32_t tunnel_ = 0;
+};
+
+TEST_F(NodeNetworkTest, MakesWhatIsDesiredOnce) {
+  network_->SetDesired(Desired());
+  for (const NetworkProblem& problem : network_->Problems()) {
+    ADD_FAILURE() << problem.item << ": " << problem.status;
+  }
+  // 2 blackholes, 2 unreachable for the inside, and a pair for each route.
+  EXPECT_EQ(Owned().size(), 2u + 2u + 2u * 3u);
+  const auto to_peer = client_->LookUpRoute(Ip("10.244.2.9"));
+  ASSERT_TRUE(to_peer.ok()) << to_peer.status();
+  EXPECT_EQ(to_peer->interface_index, tunnel_);
+  EXPECT_EQ(to_peer->preferred_source, Ip("10.244.1.1"));
+  EXPECT_EQ(to_peer->mtu, 1420u);
+  const auto to_peer6 = client_->LookUpRoute(Ip("fd00:244:2::9"));
+  ASSERT_TRUE(to_peer6.ok()) << to_peer6.status();
+  EXPECT_EQ(to_peer6->interface_index, tunnel_);
+  EXPECT_EQ(to_peer6->preferred_source, Ip("fd00:244:1::1"));
+  // Inside but unknown; an address of ours that no pod has; the node itself.
+  EXPECT_FALSE(client_->LookUpRoute(Ip("10.244.77.1")).ok());
+  EXPECT_FALSE(client_->LookUpRoute(Ip("10.244.1.77")).ok());
+  EXPECT_FALSE(client_->LookUpRoute(Ip("fd00:244:77::1")).ok());
+  EXPECT_EQ(client_->LookUpRoute(Ip("192.0.2.2"))->interface_index, uplink_);
+  Sysctl sysctl;
+  EXPECT_EQ(*sysctl.Read("net/ipv4/ip_forward"), "1");
+  EXPECT_EQ(*sysctl.Read("net/ipv6/conf/all/forwarding"), "1");
+  EXPECT_EQ(*sysctl.Read("net/ipv4/conf/esp0/rp_filter"), "2");
+
+  const auto rules = *client_->ListRules();
+  EXPECT_THAT(rules, Contains(AllOf(
+                         Field(&netlink::Rule::table, kPodSourceTable),
+                         Field(&netlink::Rule::source, Net("10.244.1.0/24")))));
+
+  // A second agent finds everything as it wants it: nothing is announced.
+  auto listener = *netlink::Socket::Open();
+  int changes = 0;
+  ASSERT_TRUE(
+      listener
+          ->Subscribe(
+              {RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_RULE,
+               RTNLGRP_IPV6_RULE, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR},
+              [&](const netlink::Reply&) { ++changes; }, [] {})
+          .ok());
+  auto second = *KernelNodeNetwork::Open(&loop_, &loop_);
+  second->SetDesired(Desired());
+  EXPECT_THAT(second->Problems(), IsEmpty());
+  ASSERT_TRUE(second->Resync().ok());
+  listener->HandleReadable();
+  EXPECT_EQ(changes, 0);
+}
+
+TEST_F(NodeNetworkTest, FollowsWhatIsDesired) {
+  network_->SetDesired(Desired());
+  DesiredNetwork desired = Desired();
+  desired.routes = {{.destination = Net("10.244.3.0/24"), .mtu = 1400}};
+  network_->SetDesired(desired);
+  EXPECT_EQ(client_->LookUpRoute(Ip("10.244.3.1"))->mtu, 1400u);
+  EXPECT_FALSE(client_->LookUpRoute(Ip("10.244.2.1")).ok());
+  desired.routes[0].mtu = 1380;
+  network_->SetDesired(desired);
+  EXPECT_EQ(client_->LookUpRoute(Ip("10.244.3.1"))->mtu, 1380u);
+  EXPECT_EQ(Owned().size(), 2u + 2u + 2u);
+  EXPECT_THAT(network_->Problems(), IsEmpty());
+}
+
+TEST_F(NodeNetworkTest, ForeignRoutesAndRulesStay) {
+  const Route foreign{.destination = Net("10.244.9.0/24"),
+                      .protocol = RTPROT_STATIC,
+                      .scope = RT_SCOPE_LINK,
+                      .interface_index = uplink_};
+  // In the very place that is wanted.
+  const Route in_the_way{.destination = Net("10.244.2.0/24"),
+                         .protocol = RTPROT_STATIC,
+                         .scope = RT_SCOPE_LINK,
+                         .interface_index = uplink_};
+  const netlink::Rule rule{
+      .priority = 4499, .table = 77, .protocol = RTPROT_STATIC};
+  ASSERT_TRUE(client_->Apply(Verb::kAdd, foreign).ok());
+  ASSERT_TRUE(client_->Apply(Verb::kAdd, in_the_way).ok());
+  ASSERT_TRUE(client_->Apply(Verb::kAdd, rule).ok());
+  network_->SetDesired(Desired());
+  Settle();
+  EXPECT_THAT(*client_->ListRoutes(), Contains(foreign));
+  EXPECT_THAT(*client_->ListRoutes(), Contains(in_the_way));
+  EXPECT_THAT(*client_->ListRules(), Contains(rule));
+  ASSERT_EQ(network_->Problems().size(), 1u);
+  EXPECT_TRUE(absl::IsAlreadyExists(network_->Problems()[0].status));
+  // Once it is out of the way ours takes its place.
+  ASSERT_TRUE(client_->Apply(Verb::kDelete, in_the_way).ok());
+  loop_.Advance(absl::Minutes(2));
+  EXPECT_THAT(network_->Problems(), IsEmpty());
+  EXPECT_EQ(client_->LookUpRoute(Ip("10.244.2.9"))->interface_index, tunnel_);
+  DesiredNetwork nothing = Desired();
+  nothing.routes.clear();
+  network_->SetDesired(nothing);
+  EXPECT_THAT(*client_->ListRoutes(), Contains(foreign));
+}
+
+TEST_F(NodeNetworkTest, WhatSomebodyDeletesComesBack) {
+  network_->SetDesired(Desired());
+  Settle();
+  const std::vector<Route> before = Owned();
+  for (const Route& route : before) {
+    ASSERT_TRUE(client_->Apply(Verb::kDelete, route).ok()) << route.ToString();
+  }
+  ASSERT_TRUE(
+      client_
+          ->Apply(Verb::kDelete, netlink::Address{.interface_index = tunnel_,
+                                                  .address = Ip("10.244.1.1"),
+                                                  .prefix_length = 32})
+          .ok());
+  const std::vector<netlink::Rule> rules = *client_->ListRules();
+  for (const netlink::Rule& rule : rules) {
+    if (rule.protocol == kRouteProtocol) {
+      ASSERT_TRUE(client_->Apply(Verb::kDelete, rule).ok());
+    }
+  }
+  ASSERT_THAT(Owned(), IsEmpty());
+  Settle();
+  EXPECT_THAT(Owned(), ::testing::UnorderedElementsAreArray(before));
+  EXPECT_EQ(client_->LookUpRoute(Ip("10.244.2.9"))->preferred_source,
+            Ip("10.244.1.1"));
+  EXPECT_THAT(*client_->ListRules(),
+              Contains(Field(&netlink::Rule::table, kPodSourceTable)));
+}
+
+TEST_F(NodeNetworkTest, WithoutTheTunnelsInterfaceItsTrafficGoesNowhere) {
+  network_->SetDesired(Desired());
+  Settle();
+  // Where it would go if the routes only vanished.
+  ASSERT_TRUE(client_
+                  ->Apply(Verb::kAdd, Route{.destination = Net("0.0.0.0/0"),
+                                            .interface_index = uplink_,
+                                            .gateway = Ip("192.0.2.254")})
+                  .ok());
+  tun_.reset();
+  EXPECT_FALSE(client_->LookUpRoute(Ip("10.244.2.9")).ok());
+  EXPECT_TRUE(client_->LookUpRoute(Ip("198.51.100.1")).ok());
+  Settle();
+  EXPECT_FALSE(client_->LookUpRoute(Ip("10.244.2.9")).ok());
+  MakeTun();
+  Settle();
+  EXPECT_EQ(client_->LookUpRoute(Ip("10.244.2.9"))->interface_index, tunnel_);
+  EXPECT_THAT(network_->Problems(), IsEmpty());
+}
+
+TEST_F(NodeNetworkTest, AnInterfaceThatComesLaterIsUsed) {
+  tun_.reset();
+  network_->SetDesired(Desired());
+  EXPECT_FALSE(client_->LookUpRoute(Ip("10.244.2.9")).ok());
+  MakeTun();
+  Settle();
+  EXPECT_EQ(client_->LookUpRoute(Ip("10.244.2.9"))->interface_index, tunnel_);
+}
+
+TEST_F(NodeNetworkTest, Ipv6ForwardingKeepsAdvertisementsOnUplinksOnly) {
+  Sysctl sysctl;
+  ASSERT_TRUE(sysctl.Write("net/ipv6/conf/up0/accept_ra", "1").ok());
+  ASSERT_TRUE(sysctl.Write("net/ipv6/conf/up1/accept_ra", "1").ok());
+  network_->SetDesired(Desired());
+  EXPECT_EQ(*sysctl.Read("net/ipv6/conf/up0/accept_ra"), "2");
+  EXPECT_EQ(*sysctl.Read("net/ipv6/conf/up1/accept_ra"), "1");
+  EXPECT_EQ(*sysctl.Read("net/ipv6/conf/all/forwarding"), "1");
+}
+
+TEST_F(NodeNetworkTest, MasqueradesTowardsTheOutsideOnly) {
+  network_->SetDesired(Desired());
+  Nftables nft;
+  const std::string list = "list table inet espalier_nat";
+  absl::StatusOr<std::string> table = nft.Run(list);
+  ASSERT_TRUE(table.ok()) << table.status();
+  EXPECT_THAT(*table, HasSubstr("masquerade"));
+  EXPECT_THAT(*table, HasSubstr("10.244.0.0/16"));
+  EXPECT_THAT(*table, HasSubstr("192.0.2.1"));
+  EXPECT_THAT(*table, HasSubstr("fd00:244::/32"));
+  ASSERT_TRUE(nft.Run("add table inet foreign").ok());
+  ASSERT_TRUE(nft.Run("delete table inet espalier_nat").ok());
+  ASSERT_FALSE(nft.Run(list).ok());
+  loop_.Advance(absl::Minutes(1));
+  EXPECT_EQ(*nft.Run(list), *table);
+  DesiredNetwork off = Desired();
+  off.masquerade = false;
+  network_->SetDesired(off);
+  EXPECT_FALSE(nft.Run(list).ok());
+  EXPECT_TRUE(nft.Run("list table inet foreign").ok());
+}
+
+}  // namespace
+}  // namespace espalier::network
