@@ -409,7 +409,7 @@ void Mesh::HandleAcquire(base::Reqid reqid) {
   const PeerState* const peer = FindByReqid(reqid);
   if (peer != nullptr && peer->configured &&
       peer->spec.initiate != Initiate::kNever) {
-    ike_->Establish(peer->id, /*at_once=*/true);
+    ike_->Establish(peer->id, /*at_once=*/false);
   }
 }
 
