@@ -19,6 +19,7 @@
 #include "agent/netlink/network_namespace.h"
 #include "agent/netlink/route_client.h"
 #include "agent/netlink/socket.h"
+#include "agent/network/ownership.h"
 #include "agent/pods/names.h"
 
 // <linux/nsfs.h> defines it; its name clashes with nothing here.
@@ -138,7 +139,7 @@ netlink::Route PodRoute(const IpAddress& address, int32_t index) {
   netlink::Route out;
   out.destination = IpPrefix::Host(address);
   out.interface_index = index;
-  out.protocol = kPodRouteProtocol;
+  out.protocol = network::kPodRouteProtocol;
   return out;
 }
 
@@ -501,7 +502,7 @@ absl::StatusOr<std::vector<OwnedInterface>> KernelPodNetwork::List() {
   ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Link> links,
                             client.ListLinks());
   RouteClient::RouteFilter filter;
-  filter.protocol = kPodRouteProtocol;
+  filter.protocol = network::kPodRouteProtocol;
   ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Route> routes,
                             client.ListRoutes(filter));
   std::map<int32_t, std::vector<IpAddress>> addresses;

@@ -25,9 +25,6 @@
 
 namespace espalier::pods {
 
-// "proto" of the host routes to pods.
-inline constexpr uint8_t kPodRouteProtocol = 70;
-
 base::IpAddress Gateway(base::Family family);
 
 struct PodNetworkSpec {
