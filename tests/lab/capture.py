@@ -5,12 +5,14 @@ nothing: send_plaintext() puts packets on the wire that it must have seen.
 """
 
 import dataclasses
+import functools
 import ipaddress
 import pathlib
 import re
 import signal
 import struct
 from collections import Counter
+from typing import NamedTuple
 
 from lab.errors import LabError
 from lab.namespace import Namespace
@@ -24,8 +26,7 @@ UDP, ESP, ICMPV6 = 17, 50, 58
 IKE_PORT, NAT_PORT = 500, 4500
 
 
-@dataclasses.dataclass(frozen=True)
-class Packet:
+class Packet(NamedTuple):
     kind: str  # esp, esp-udp, ike, keepalive, plaintext, control, other
     source: str
     destination: str
@@ -60,8 +61,20 @@ class Packets:
                        if p.kind in ("esp", "esp-udp"))
 
 
-def _transport(frame: bytes) -> tuple[str, str, int, bytes, int] | None:
-    """Source, destination, protocol, payload, length of an Ethernet frame."""
+@functools.lru_cache(maxsize=1024)
+def _text(address: bytes) -> str:
+    return str(ipaddress.ip_address(address))
+
+
+@functools.lru_cache(maxsize=4096)
+def _inside(address: bytes, cidrs: tuple) -> bool:
+    value = ipaddress.ip_address(address)
+    return any(value.version == cidr.version and value in cidr for cidr in cidrs)
+
+
+def _transport(frame: bytes) -> tuple[bytes, bytes, int, bytes, int] | None:
+    """Source, destination, protocol, payload, length of an Ethernet frame; of a
+    later fragment the payload is empty."""
     offset, ethertype = 14, int.from_bytes(frame[12:14], "big")
     if ethertype == 0x8100:
         offset, ethertype = 18, int.from_bytes(frame[16:18], "big")
@@ -70,8 +83,7 @@ def _transport(frame: bytes) -> tuple[str, str, int, bytes, int] | None:
     if family == 4 and len(packet) >= 20:
         header = (packet[0] & 15) * 4
         first = int.from_bytes(packet[6:8], "big") & 0x1FFF == 0
-        return (str(ipaddress.ip_address(packet[12:16])),
-                str(ipaddress.ip_address(packet[16:20])), packet[9],
+        return (packet[12:16], packet[16:20], packet[9],
                 packet[header:] if first else b"", int.from_bytes(packet[2:4], "big"))
     if family == 6 and len(packet) >= 40:
         protocol, position, first = packet[6], 40, True
@@ -84,8 +96,7 @@ def _transport(frame: bytes) -> tuple[str, str, int, bytes, int] | None:
             else:
                 break
             protocol, position = packet[position], position + size
-        return (str(ipaddress.ip_address(packet[8:24])),
-                str(ipaddress.ip_address(packet[24:40])), protocol,
+        return (packet[8:24], packet[24:40], protocol,
                 packet[position:] if first else b"",
                 int.from_bytes(packet[4:6], "big") + 40)
     return None
@@ -106,15 +117,12 @@ def _udp_kind(payload: bytes) -> tuple[str, int]:
     return "other", 0
 
 
-def classify(frame: bytes, cidrs) -> Packet:
+def classify(frame: bytes, cidrs: tuple) -> Packet:
     found = _transport(frame)
     if found is None:
         return Packet("other", "", "")
     source, destination, protocol, payload, length = found
-    inside = any(
-        address.version == cidr.version and address in cidr
-        for address in map(ipaddress.ip_address, (source, destination))
-        for cidr in cidrs)
+    inside = _inside(source, cidrs) or _inside(destination, cidrs)
     kind, spi = "other", 0
     if inside:
         kind = "control" if CONTROL_MARK in frame else "plaintext"
@@ -122,7 +130,7 @@ def classify(frame: bytes, cidrs) -> Packet:
         kind, spi = "esp", int.from_bytes(payload[:4], "big")
     elif protocol == UDP and len(payload) >= 8:
         kind, spi = _udp_kind(payload)
-    return Packet(kind, source, destination, spi, length)
+    return Packet(kind, _text(source), _text(destination), spi, length)
 
 
 def read_pcap(path: pathlib.Path, cidrs: list[str]) -> Packets:
@@ -130,7 +138,7 @@ def read_pcap(path: pathlib.Path, cidrs: list[str]) -> Packets:
     order = {b"\xd4\xc3\xb2\xa1": "<", b"\xa1\xb2\xc3\xd4": ">"}.get(data[:4])
     if order is None:
         raise LabError(f"{path} is not a pcap file")
-    networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
+    networks = tuple(ipaddress.ip_network(cidr) for cidr in cidrs)
     packets, position = [], 24
     while position + 16 <= len(data):
         size = struct.unpack_from(order + "I", data, position + 8)[0]
@@ -149,11 +157,14 @@ class Capture:
     def __init__(self, wire: Wire, path: pathlib.Path, cidrs: list[str]):
         self.path = pathlib.Path(path)
         self.cidrs = cidrs
-        # -Z root: tcpdump would give up root before it opens the file.
+        # -s: a slot of the ring has its size, so a large one means few slots and
+        # lost packets; with offloads a packet may have 64 KiB. -Z root: tcpdump
+        # would give up root before it opens the file.
+        snap = 65600 if wire.offloads else wire.mtu + 100
         self._process = wire.namespace.start(
             f"tcpdump-{self.path.stem}",
-            ["tcpdump", "-n", "-U", "-s", "0", "-B", "32768", "-Z", "root",
-             "--immediate-mode", "-i", BRIDGE, "-w", self.path])
+            ["nice", "-n", "-10", "tcpdump", "-n", "-U", "-s", snap, "-B", "65536",
+             "-Z", "root", "--immediate-mode", "-i", BRIDGE, "-w", self.path])
         self._process.wait_for_log("listening on", 10)
 
     def stop(self) -> Packets:

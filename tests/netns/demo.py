@@ -11,6 +11,7 @@ import time
 
 from lab import (CLUSTER_CIDRS, Capture, Lab, LabError, Node, Packets, Pod, Wire,
                  binary, send_plaintext, wait_until)
+from lab.capture import CONTROL_MARK
 from lab.transfer import tcp_transfer
 
 NODES = ("node-a", "node-b", "node-c")
@@ -100,7 +101,8 @@ class Demo:
     def count(self) -> str:
         self._send_controls()
         wait_until(
-            lambda: self.capture.read().controls >= self.report.controls_sent, 5,
+            lambda: self.capture.path.read_bytes().count(CONTROL_MARK)
+            >= self.report.controls_sent, 5,
             "the capture sees the plaintext packets that were sent as a check on it")
         packets = self.capture.stop()
         self.report.packets = packets
