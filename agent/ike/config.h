@@ -110,6 +110,10 @@ struct CoreConfig {
   absl::Duration retransmit_max = absl::Seconds(15);
   int retransmit_tries = 8;
   absl::Duration half_open_timeout = absl::Seconds(30);
+  // Between attempts towards a peer that does not answer or refuses: doubled
+  // up to `max`, each jittered by a quarter.
+  absl::Duration retry_base = absl::Seconds(1);
+  absl::Duration retry_max = absl::Seconds(60);
   // RFC 7296 2.6: from so many half-open IKE_SAs on, a COOKIE is asked for.
   size_t cookie_threshold = 64;
   size_t max_half_open = 4096;

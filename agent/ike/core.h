@@ -32,8 +32,10 @@ class Core {
   // Deletes the peer's SAs (with a Delete on the wire) and forgets it.
   void RemovePeer(base::Instant now, PeerId peer);
   // Starts an IKE_SA unless one is up or under way; keeps trying with backoff
-  // until StopEstablishing or RemovePeer.
-  void Establish(base::Instant now, PeerId peer);
+  // until StopEstablishing or RemovePeer. The end with PeerConfig::initiate
+  // false first waits for the peer, unless `at_once`: a restarted agent that
+  // finds SAs of its own in the datapath does not wait (DESIGN 3).
+  void Establish(base::Instant now, PeerId peer, bool at_once = false);
   void StopEstablishing(base::Instant now, PeerId peer);
   void RekeyIkeSa(base::Instant now, PeerId peer);
   void RekeyChildSa(base::Instant now, PeerId peer);
@@ -53,8 +55,11 @@ class Core {
   // The first packet came in on a watched inbound SA.
   void HandleInboundSeen(base::Instant now, base::Spi spi);
   // A byte or packet limit of a datapath SA was reached; `hard`: it is dead.
+  // Outbound SPIs are chosen by the peers: only together with the destination
+  // do they name one SA.
   void HandleSaExpired(base::Instant now, base::Direction direction,
-                       base::Spi spi, bool hard);
+                       const base::IpAddress& outer_destination, base::Spi spi,
+                       bool hard);
 
   // --- out ---
 

@@ -1,0 +1,103 @@
+#include "agent/ike/collisions.h"
+
+namespace espalier::ike {
+namespace {
+
+using wire::ExchangeKind;
+using wire::NotifyPayload;
+using wire::NotifyType;
+
+NotifyPayload TemporaryFailure() {
+  return NotifyPayload::Of(NotifyType::kTemporaryFailure);
+}
+
+// An exchange of ours that creates, rekeys or closes a CHILD_SA.
+bool ChangesChild(const IkeSa& sa) {
+  if (!sa.own_task() || !sa.current()) return false;
+  switch (sa.current()->kind) {
+    case Wish::Kind::kDeleteChild:
+    case Wish::Kind::kRekeyChild:
+    case Wish::Kind::kCreateChild:
+      return true;
+    case Wish::Kind::kDeleteIke:
+    case Wish::Kind::kRekeyIke:
+    case Wish::Kind::kLiveness:
+      return false;
+  }
+  return false;
+}
+
+std::optional<NotifyPayload> RekeyChildCollision(IkeSa& sa,
+                                                 const wire::Payloads& request,
+                                                 ChildSaId* rekeyed) {
+  const NotifyPayload* notify = wire::FindNotify(request, NotifyType::kRekeySa);
+  const std::optional<base::Spi> spi =
+      notify == nullptr || notify->protocol != wire::ProtocolId::kEsp
+          ? std::nullopt
+          : notify->EspSpi();
+  // The peer names what it receives on: our outbound SA.
+  const ChildSa* old =
+      spi ? sa.peer()->tunnels.FindOutbound(*spi, sa.id()) : nullptr;
+  if (old == nullptr || old->state == ChildSa::State::kRetired) {
+    NotifyPayload not_found = NotifyPayload::Of(NotifyType::kChildSaNotFound);
+    if (notify != nullptr) {
+      not_found.protocol = notify->protocol;
+      not_found.spi = notify->spi;
+    }
+    return not_found;
+  }
+  // 2.25.1: being closed, or already replaced and about to be.
+  if (old->deleting || old->successor != ChildSaId() ||
+      old->state == ChildSa::State::kInstalling) {
+    return TemporaryFailure();
+  }
+  // Rekeyed by us at the same time: as usual, then SettleChildCollision.
+  *rekeyed = old->id;
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<NotifyPayload> Collision(IkeSa& sa, ExchangeKind kind,
+                                       const wire::Payloads& request,
+                                       ChildSaId* rekeyed) {
+  const bool rekeying_ike =
+      sa.own_task() && sa.own_task()->kind() == ExchangeKind::kRekeyIkeSa;
+  switch (kind) {
+    case ExchangeKind::kCreateChildSa:
+      if (rekeying_ike || sa.peer_rekey) return TemporaryFailure();
+      return std::nullopt;
+    case ExchangeKind::kRekeyChildSa:
+      if (rekeying_ike || sa.peer_rekey) return TemporaryFailure();
+      return RekeyChildCollision(sa, request, rekeyed);
+    case ExchangeKind::kRekeyIkeSa:
+      if (ChangesChild(sa) || sa.peer_rekey) return TemporaryFailure();
+      return std::nullopt;
+    case ExchangeKind::kIkeSaInit:
+    case ExchangeKind::kIkeAuth:
+    case ExchangeKind::kInformational:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+void SettleChildCollision(IkeSa& sa, ChildSa& child, ChildSaId old,
+                          const base::Bytes& lower_nonce) {
+  if (old == ChildSaId()) return;
+  for (const auto& other : sa.peer()->tunnels.all()) {
+    if (other.get() == &child || other->predecessor != old ||
+        other->initiated || other->state == ChildSa::State::kRetired) {
+      continue;
+    }
+    if (lower_nonce < other->lower_nonce) {
+      // Ours: the peer's rekey stands, and the peer deletes the old one.
+      child.redundant = true;
+      child.predecessor = ChildSaId();
+      sa.Want(Wish::Kind::kDeleteChild, child.id);
+    } else {
+      other->redundant = true;
+    }
+  }
+}
+
+}  // namespace espalier::ike

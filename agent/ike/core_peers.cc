@@ -1,0 +1,328 @@
+// What the core does with peers: beginning, ending and choosing between their
+// IKE_SAs (RFC 7296 2.4, 2.8.2; DESIGN 3).
+#include <algorithm>
+#include <utility>
+
+#include "agent/base/status_macros.h"
+#include "agent/ike/core_impl.h"
+#include "agent/ike/tasks/ike_sa_init.h"
+
+namespace espalier::ike {
+namespace {
+
+// A superfluous IKE_SA that the other end should delete, and does not.
+constexpr absl::Duration kSuperfluous = absl::Seconds(30);
+
+void Earliest(std::optional<base::Instant>* result,
+              const std::optional<base::Instant>& at) {
+  if (at && (!*result || *at < **result)) *result = at;
+}
+
+// Whether what authenticated the peer is no longer trusted.
+bool Withdrawn(const PeerConfig& config, const IkeSa& sa) {
+  if (sa.peer_key() == nullptr) return false;
+  const auto* keys = std::get_if<PublicKeyAuth>(&config.auth);
+  if (keys == nullptr) return true;
+  return std::none_of(keys->peer_keys.begin(), keys->peer_keys.end(),
+                      [&](const auto& key) { return *key == *sa.peer_key(); });
+}
+
+bool SameSelectors(const PeerConfig& a, const PeerConfig& b) {
+  return a.local_selectors == b.local_selectors &&
+         a.remote_selectors == b.remote_selectors;
+}
+
+}  // namespace
+
+// --- commands ---
+
+absl::Status Core::Impl::UpsertPeer(PeerConfig config) {
+  const PeerId id = config.id;
+  Peer* known = peers_.Find(id);
+  const std::shared_ptr<const PeerConfig> before =
+      known == nullptr || known->removed ? nullptr : known->config;
+  ESPALIER_RETURN_IF_ERROR(peers_.Upsert(std::move(config)));
+  Touch(id);
+  if (before == nullptr) return absl::OkStatus();
+  Peer& peer = *peers_.Find(id);
+  bool withdrawn = false;
+  for (IkeSaId sa_id : std::vector<IkeSaId>(peer.established)) {
+    IkeSa* sa = Find(sa_id);
+    if (sa != nullptr && Withdrawn(*peer.config, *sa)) withdrawn = true;
+  }
+  if (withdrawn) {
+    // A withdrawn key ends everything that it proved, at once (DESIGN 7).
+    peer.tunnels.RemoveAll(ctx_);
+    DeleteIkeSas(peer);
+  } else if (!SameSelectors(*before, *peer.config)) {
+    for (IkeSaId sa_id : std::vector<IkeSaId>(peer.established)) {
+      Touch(sa_id);
+      for (ChildSa* child : peer.tunnels.Of(sa_id)) {
+        ctx_.Notify(Notice::Kind::kRekeyChild, sa_id, child->id);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Core::Impl::DeleteIkeSas(Peer& peer) {
+  Touch(peer.id);
+  for (IkeSaId id : std::exchange(peer.attempts, {})) {
+    Touch(id);
+    if (IkeSa* sa = Find(id)) sa->Close(IkeSa::Ending::kSilent, "given up");
+  }
+  for (IkeSaId id : std::exchange(peer.established, {})) {
+    Touch(id);
+    if (IkeSa* sa = Find(id)) sa->Want(Wish::Kind::kDeleteIke);
+  }
+}
+
+void Core::Impl::RemovePeer(Peer& peer) {
+  peer.establishing.Stop();
+  DeleteIkeSas(peer);
+  peer.tunnels.RemoveAll(ctx_);
+  peers_.Remove(peer);
+}
+
+void Core::Impl::Establish(Peer& peer, bool at_once) {
+  Touch(peer.id);
+  peer.establishing.Want(ctx_, *peer.config, at_once);
+  RunPeerTimers(peer);
+}
+
+void Core::Impl::StartAttempt(Peer& peer) {
+  const PeerConfig& config = *peer.config;
+  // Port 500 talks to port 500; any other is behind the non-ESP marker.
+  const uint16_t local_port = config.remote.port == 500 ? 500 : 4500;
+  const Path path = {.local = {config.local, local_port},
+                     .remote = config.remote};
+  IkeSa& sa = Adopt(std::make_unique<IkeSa>(ctx_, &peer, /*initiator=*/true,
+                                            ctx_.NewIkeSpi(), path));
+  peer.attempts.push_back(sa.id());
+  peer.establishing.Started();
+  sa.Begin(std::make_unique<InitInitiator>());
+}
+
+void Core::Impl::RunPeerTimers(Peer& peer) {
+  peer.tunnels.HandleTimeout(ctx_);
+  const auto attempt_at = peer.establishing.attempt_at();
+  if (attempt_at && *attempt_at <= ctx_.now) {
+    peer.establishing.Started();
+    if (peer.attempts.empty() && peer.established.empty()) StartAttempt(peer);
+  }
+  if (peer.child_at && *peer.child_at <= ctx_.now) {
+    peer.child_at.reset();
+    for (IkeSaId id : std::vector<IkeSaId>(peer.established)) {
+      IkeSa* sa = Find(id);
+      if (sa == nullptr || sa->stage() != IkeSa::Stage::kEstablished) continue;
+      if (peer.tunnels.HasLive(id)) {
+        peer.child_failures = 0;
+        continue;
+      }
+      Touch(id);
+      sa->Want(Wish::Kind::kCreateChild);
+    }
+  }
+}
+
+std::optional<base::Instant> Core::Impl::PeerTimeout(const Peer& peer) const {
+  std::optional<base::Instant> next = peer.tunnels.NextTimeout();
+  Earliest(&next, peer.establishing.attempt_at());
+  Earliest(&next, peer.child_at);
+  return next;
+}
+
+// --- after every call ---
+
+void Core::Impl::Settle() {
+  while (true) {
+    if (!ctx_.spawned.empty()) {
+      for (auto& sa : std::exchange(ctx_.spawned, {})) {
+        IkeSa& adopted = Adopt(std::move(sa));
+        adopted.peer()->established.push_back(adopted.id());
+      }
+    } else if (!ctx_.notices.empty()) {
+      const Notice notice = ctx_.notices.front();
+      ctx_.notices.pop_front();
+      HandleNotice(notice);
+    } else if (!touched_sas_.empty()) {
+      const IkeSaId id = *touched_sas_.begin();
+      touched_sas_.erase(touched_sas_.begin());
+      IkeSa* sa = Find(id);
+      if (sa == nullptr) continue;
+      if (sa->peer() != nullptr) Touch(sa->peer()->id);
+      if (sa->dead()) {
+        Bury(id);
+      } else {
+        Schedule(/*peer=*/false, id.value(), sa->NextTimeout());
+      }
+    } else if (!touched_peers_.empty()) {
+      const PeerId id = *touched_peers_.begin();
+      touched_peers_.erase(touched_peers_.begin());
+      if (Peer* peer = peers_.Find(id)) {
+        Schedule(/*peer=*/true, id.value(), PeerTimeout(*peer));
+        ForgetIfUnused(id);
+      }
+    } else {
+      break;
+    }
+  }
+  ctx_.counters.half_open = half_open_.size();
+}
+
+void Core::Impl::HandleNotice(const Notice& notice) {
+  IkeSa* sa = Find(notice.ike_sa);
+  if (sa == nullptr || sa->dead()) return;
+  Touch(sa->id());
+  switch (notice.kind) {
+    case Notice::Kind::kEstablished:
+      return OnEstablished(*sa);
+    case Notice::Kind::kRekeyChild:
+      return sa->Want(Wish::Kind::kRekeyChild, notice.child);
+    case Notice::Kind::kDeleteChild:
+      return sa->Want(Wish::Kind::kDeleteChild, notice.child);
+    case Notice::Kind::kChildMissing:
+      return OnChildMissing(*sa);
+    case Notice::Kind::kPathChanged:
+      return OnPathChanged(*sa);
+    case Notice::Kind::kDeleteIke:
+      return sa->Want(Wish::Kind::kDeleteIke);
+    case Notice::Kind::kAwaitDelete:
+      sa->set_stage(IkeSa::Stage::kReplaced);
+      return sa->set_close_at(ctx_.now + kSuperfluous);
+  }
+}
+
+// --- one IKE_SA a pair ---
+
+void Core::Impl::OnEstablished(IkeSa& sa) {
+  if (auto at = half_open_keys_.find(sa.id()); at != half_open_keys_.end()) {
+    half_open_.erase(at->second);
+    half_open_keys_.erase(at);
+  }
+  Peer& peer = *sa.peer();
+  if (peer.removed) return sa.Want(Wish::Kind::kDeleteIke);
+  // The old SAs of a restarted agent are let go by the peer only when it has
+  // proof that this end has switched: a request after IKE_AUTH is one.
+  const bool prove = peer.establishing.at_once() && sa.initiator();
+  peer.establishing.Succeeded();
+  std::erase(peer.attempts, sa.id());
+  if (sa.initial_contact()) Displace(peer, sa);
+  ResolveCrossing(peer, sa);
+  peer.established.push_back(sa.id());
+  AbandonAttempts(peer);
+  if (prove) sa.Want(Wish::Kind::kLiveness);
+}
+
+void Core::Impl::Displace(Peer& peer, IkeSa& sa) {
+  // Only those that were complete before this one began: of two that cross,
+  // both carry INITIAL_CONTACT.
+  for (IkeSaId id : std::vector<IkeSaId>(peer.established)) {
+    IkeSa* other = Find(id);
+    if (other == nullptr || other->established() >= sa.created()) continue;
+    std::erase(peer.established, id);
+    Touch(id);
+    other->Close(IkeSa::Ending::kLost, "the peer has restarted");
+  }
+}
+
+void Core::Impl::ResolveCrossing(Peer& peer, IkeSa& sa) {
+  const bool lower = peer.LocalIdentity(ctx_.config) < peer.config->identity;
+  for (IkeSaId id : std::vector<IkeSaId>(peer.established)) {
+    IkeSa* other = Find(id);
+    if (other == nullptr || other->dead()) continue;
+    Touch(id);
+    // Initiated by the lower identity: that one stays. Two that the same end
+    // began do not cross: the newer replaces the older.
+    const bool crossing = other->established() >= sa.created() &&
+                          other->initiator() != sa.initiator();
+    IkeSa& winner = !crossing || sa.initiator() == lower ? sa : *other;
+    IkeSa& loser = &winner == &sa ? *other : sa;
+    if (crossing && winner.initiator()) {
+      // Whoever initiated the winner knows that it stands at both ends.
+      loser.Want(Wish::Kind::kDeleteIke);
+    } else {
+      loser.set_delete_at(ctx_.now + kSuperfluous);
+    }
+  }
+}
+
+void Core::Impl::AbandonAttempts(Peer& peer) {
+  // Before its IKE_AUTH the peer does not know whose attempt it is; from then
+  // on it may be complete there, and has to be gone through with.
+  for (IkeSaId id : std::vector<IkeSaId>(peer.attempts)) {
+    IkeSa* sa = Find(id);
+    if (sa == nullptr || !sa->initiator() ||
+        sa->stage() != IkeSa::Stage::kInit) {
+      continue;
+    }
+    std::erase(peer.attempts, id);
+    Touch(id);
+    sa->Close(IkeSa::Ending::kSilent, "the peer was first");
+  }
+}
+
+void Core::Impl::OnChildMissing(IkeSa& sa) {
+  Peer& peer = *sa.peer();
+  Touch(peer.id);
+  if (peer.removed || peer.child_at || !peer.establishing.wanted() ||
+      sa.stage() != IkeSa::Stage::kEstablished) {
+    return;
+  }
+  absl::Duration wait = ctx_.config.retry_base;
+  for (int i = 0; i < peer.child_failures && wait < ctx_.config.retry_max; ++i)
+    wait *= 2;
+  ++peer.child_failures;
+  if (!peer.config->initiate) wait += peer.config->grace;
+  peer.child_at = ctx_.now + ctx_.Jitter(wait, 0.25);
+}
+
+void Core::Impl::OnPathChanged(IkeSa& sa) {
+  // ESP has to follow (2.23): with new SAs, since none is ever changed.
+  for (ChildSa* child : sa.peer()->tunnels.Of(sa.id())) {
+    if (child->encapsulated) {
+      sa.Want(Wish::Kind::kRekeyChild, child->id);
+    }
+  }
+}
+
+// --- the end of an IKE_SA ---
+
+void Core::Impl::Bury(IkeSaId id) {
+  auto at = sas_.find(id);
+  const std::unique_ptr<IkeSa> sa = std::move(at->second);
+  sas_.erase(at);
+  ctx_.ike_spis.erase(sa->local_spi());
+  Schedule(/*peer=*/false, id.value(), std::nullopt);
+  if (auto key = half_open_keys_.find(id); key != half_open_keys_.end()) {
+    half_open_.erase(key->second);
+    half_open_keys_.erase(key);
+  }
+  Peer* peer = sa->peer();
+  if (peer == nullptr) return;
+  const bool attempt = std::erase(peer->attempts, id) > 0;
+  const bool was_up = std::erase(peer->established, id) > 0;
+  if (!peer->removed && peer->attempts.empty() && peer->established.empty() &&
+      !peer->establishing.attempt_at()) {
+    if (attempt && sa->initiator()) {
+      peer->establishing.Failed(ctx_);
+    } else if (attempt || was_up) {
+      peer->establishing.Lost(ctx_, *peer->config);
+    }
+  }
+  Touch(peer->id);
+}
+
+void Core::Impl::ForgetIfUnused(PeerId id) {
+  Peer* peer = peers_.Find(id);
+  if (peer == nullptr || !peer->removed) return;
+  const bool used = std::any_of(sas_.begin(), sas_.end(), [&](const auto& sa) {
+    return sa.second->peer() == peer;
+  });
+  if (used) return;
+  peer->tunnels.RemoveAll(ctx_);
+  Schedule(/*peer=*/true, id.value(), std::nullopt);
+  peers_.Erase(id);
+}
+
+}  // namespace espalier::ike

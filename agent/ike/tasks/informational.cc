@@ -1,0 +1,187 @@
+#include "agent/ike/tasks/informational.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "agent/ike/ike_sa.h"
+
+namespace espalier::ike {
+namespace {
+
+using wire::NotifyPayload;
+using wire::NotifyType;
+using wire::Payload;
+
+void SendDelete(IkeSa& sa, wire::DeletePayload payload) {
+  sa.SendRequest(wire::ExchangeType::kInformational,
+                 {Payload::Of(std::move(payload))});
+}
+
+class Informational : public Task {
+ public:
+  Informational() : Task(wire::ExchangeKind::kInformational) {}
+};
+
+class DeleteIke : public Informational {
+ public:
+  Progress Start(IkeSa& sa) override {
+    // A replaced one stays that: it has nothing to take down with it.
+    if (sa.stage() == IkeSa::Stage::kEstablished) {
+      sa.set_stage(IkeSa::Stage::kClosing);
+    }
+    SendDelete(sa, {.protocol = wire::ProtocolId::kIke});
+    return Progress::kRunning;
+  }
+  Progress HandleResponse(IkeSa& sa, const wire::Payloads&) override {
+    sa.Close(IkeSa::Ending::kSilent, "deleted");
+    return Progress::kDone;
+  }
+};
+
+class DeleteChild : public Informational {
+ public:
+  explicit DeleteChild(ChildSaId child) : child_(child) {}
+  Progress Start(IkeSa& sa) override {
+    ChildSa* child = sa.peer()->tunnels.Find(child_);
+    if (child == nullptr || child->owner != sa.id() ||
+        child->state == ChildSa::State::kRetired) {
+      return Progress::kDone;
+    }
+    child->deleting = true;
+    SendDelete(sa, {.spis = {child->inbound_spi}});
+    return Progress::kRunning;
+  }
+  Progress HandleResponse(IkeSa& sa, const wire::Payloads&) override {
+    Tunnels& tunnels = sa.peer()->tunnels;
+    if (ChildSa* child = tunnels.Find(child_)) {
+      tunnels.Retire(sa.ctx(), *child);
+    }
+    if (!tunnels.HasLive(sa.id())) {
+      sa.ctx().Notify(Notice::Kind::kChildMissing, sa.id());
+    }
+    return Progress::kDone;
+  }
+
+ private:
+  ChildSaId child_;
+};
+
+class DeleteSpi : public Informational {
+ public:
+  explicit DeleteSpi(InboundSpi spi) : spi_(std::move(spi)) {}
+  Progress Start(IkeSa& sa) override {
+    SendDelete(sa, {.spis = {spi_.value()}});
+    return Progress::kRunning;
+  }
+  Progress HandleResponse(IkeSa& sa, const wire::Payloads&) override {
+    if (!sa.peer()->tunnels.HasLive(sa.id())) {
+      sa.ctx().Notify(Notice::Kind::kChildMissing, sa.id());
+    }
+    return Progress::kDone;
+  }
+
+ private:
+  InboundSpi spi_;
+};
+
+class Liveness : public Informational {
+ public:
+  Progress Start(IkeSa& sa) override {
+    sa.SendRequest(wire::ExchangeType::kInformational, {});
+    return Progress::kRunning;
+  }
+};
+
+class AuthenticationFailed : public Informational {
+ public:
+  Progress Start(IkeSa& sa) override {
+    sa.SendRequest(
+        wire::ExchangeType::kInformational,
+        {Payload::Of(NotifyPayload::Of(NotifyType::kAuthenticationFailed))});
+    sa.set_close_at(sa.ctx().now + absl::Seconds(5));
+    return Progress::kRunning;
+  }
+  Progress HandleResponse(IkeSa& sa, const wire::Payloads&) override {
+    sa.Close(IkeSa::Ending::kSilent, "the peer failed to authenticate");
+    return Progress::kDone;
+  }
+};
+
+class InformationalResponder : public Informational {
+ public:
+  explicit InformationalResponder(wire::Payloads request)
+      : request_(std::move(request)) {}
+
+  Progress Start(IkeSa& sa) override {
+    bool whole = wire::FindNotify(request_,
+                                  NotifyType::kAuthenticationFailed) != nullptr;
+    wire::DeletePayload answer;
+    for (const auto* del : wire::FindAll<wire::DeletePayload>(request_)) {
+      if (del->protocol == wire::ProtocolId::kIke) whole = true;
+      if (del->protocol == wire::ProtocolId::kEsp) {
+        DeleteChildren(sa, *del, &answer);
+      }
+    }
+    wire::Payloads response;
+    // RFC 7296 1.4.1: the Delete of an IKE_SA is answered by an empty message.
+    if (!whole && !answer.spis.empty()) {
+      response.push_back(Payload::Of(std::move(answer)));
+    }
+    sa.SendResponse(wire::ExchangeType::kInformational, response);
+    if (whole) {
+      sa.Close(IkeSa::Ending::kSilent, "the peer deleted it");
+      return Progress::kDone;
+    }
+    if (deleted_ && sa.stage() == IkeSa::Stage::kEstablished &&
+        !sa.peer()->tunnels.HasLive(sa.id())) {
+      sa.ctx().Notify(Notice::Kind::kChildMissing, sa.id());
+    }
+    return Progress::kDone;
+  }
+
+ private:
+  void DeleteChildren(IkeSa& sa, const wire::DeletePayload& del,
+                      wire::DeletePayload* answer) {
+    Tunnels& tunnels = sa.peer()->tunnels;
+    for (base::Spi spi : del.spis) {
+      // The peer names what it receives on: our outbound SA.
+      ChildSa* child = tunnels.FindOutbound(spi, sa.id());
+      if (child == nullptr || child->state == ChildSa::State::kRetired ||
+          child->state == ChildSa::State::kInstalling) {
+        continue;
+      }
+      // 1.4.1: when both delete it at once, neither names it in the answer.
+      if (!child->deleting) answer->spis.push_back(child->inbound_spi);
+      tunnels.Retire(sa.ctx(), *child);
+      deleted_ = true;
+    }
+  }
+
+  wire::Payloads request_;
+  bool deleted_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Task> MakeDeleteIke() { return std::make_unique<DeleteIke>(); }
+
+std::unique_ptr<Task> MakeDeleteChild(ChildSaId child) {
+  return std::make_unique<DeleteChild>(child);
+}
+
+std::unique_ptr<Task> MakeDeleteSpi(InboundSpi spi) {
+  return std::make_unique<DeleteSpi>(std::move(spi));
+}
+
+std::unique_ptr<Task> MakeLiveness() { return std::make_unique<Liveness>(); }
+
+std::unique_ptr<Task> MakeAuthenticationFailed() {
+  return std::make_unique<AuthenticationFailed>();
+}
+
+std::unique_ptr<Task> MakeInformationalResponder(
+    const wire::Payloads& request) {
+  return std::make_unique<InformationalResponder>(request);
+}
+
+}  // namespace espalier::ike
