@@ -56,6 +56,12 @@ class Reconciliation {
       } else {
         item.actual = found->second;
       }
+      // The change that seemed to fail has happened after all.
+      if (item.actual == item.desired) {
+        item.problem = absl::OkStatus();
+        item.retry = absl::ZeroDuration();
+        item.not_before = absl::InfinitePast();
+      }
     }
     for (const auto& [key, value] : actual) {
       if (!items_.contains(key)) items_[key].actual = value;

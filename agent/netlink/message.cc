@@ -3,12 +3,36 @@
 #include <libmnl/libmnl.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
 
 namespace espalier::netlink {
 namespace {
 
 constexpr size_t kInitialCapacity = 256;
+
+// What the kernel says beside errno (NETLINK_EXT_ACK).
+std::string ExtendedAck(base::ByteSpan attributes) {
+  std::string text;
+  AttributeReader reader(attributes);
+  Attribute attribute;
+  while (reader.Next(&attribute)) {
+    if (attribute.type == NLMSGERR_ATTR_MSG) {
+      absl::StrAppend(&text, "; kernel: ", attribute.AsString());
+    } else if (attribute.type == NLMSGERR_ATTR_OFFS) {
+      if (const auto offset = attribute.AsU32()) {
+        absl::StrAppend(&text, "; at octet ", *offset, " of the request");
+      }
+    } else if (attribute.type == NLMSGERR_ATTR_MISS_TYPE) {
+      if (const auto type = attribute.AsU32()) {
+        absl::StrAppend(&text, "; attribute ", *type, " is missing");
+      }
+    }
+  }
+  return text;
+}
 
 }  // namespace
 
@@ -149,6 +173,46 @@ bool AttributeReader::Next(Attribute* attribute) {
   rest_ =
       rest_.subspan(std::min<size_t>(NLA_ALIGN(header.nla_len), rest_.size()));
   return true;
+}
+
+bool ReadMessage(base::ByteReader* reader, nlmsghdr* header,
+                 base::ByteSpan* payload) {
+  if (!ReadStruct(reader, header) || header->nlmsg_len < sizeof(*header) ||
+      !reader->ReadSpan(header->nlmsg_len - sizeof(*header), payload)) {
+    return false;
+  }
+  // The last one may go without its padding.
+  const size_t padding =
+      NLMSG_ALIGN(size_t{header->nlmsg_len}) - header->nlmsg_len;
+  return reader->Skip(std::min(padding, reader->remaining()));
+}
+
+Acknowledgement ParseAcknowledgement(const nlmsghdr& header,
+                                     base::ByteSpan payload) {
+  Acknowledgement ack;
+  base::ByteReader reader(payload);
+  int32_t error = 0;
+  if (!ReadStruct(&reader, &error)) {
+    // Only a DONE may come without.
+    ack.error = header.nlmsg_type == NLMSG_ERROR ? EBADMSG : 0;
+    return ack;
+  }
+  // Negated errno; anything else is not the kernel's (MAX_ERRNO).
+  if (error != 0) ack.error = error < 0 && error >= -4095 ? -error : EBADMSG;
+  if ((header.nlmsg_flags & NLM_F_ACK_TLVS) == 0) return ack;
+  if (header.nlmsg_type == NLMSG_ERROR) {
+    nlmsghdr quoted;
+    if (!ReadStruct(&reader, &quoted)) return ack;
+    // Without NLM_F_CAPPED the whole request is quoted, not its header alone.
+    if ((header.nlmsg_flags & NLM_F_CAPPED) == 0 &&
+        (quoted.nlmsg_len < sizeof(quoted) ||
+         !reader.Skip(NLMSG_ALIGN(size_t{quoted.nlmsg_len}) -
+                      sizeof(quoted)))) {
+      return ack;
+    }
+  }
+  ack.detail = ExtendedAck(reader.rest());
+  return ack;
 }
 
 }  // namespace espalier::netlink

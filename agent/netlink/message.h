@@ -147,6 +147,20 @@ class AttributeReader {
   bool malformed_ = false;
 };
 
+// Reads one message with its padding; false at the end and at a header whose
+// length does not fit.
+[[nodiscard]] bool ReadMessage(base::ByteReader* reader, nlmsghdr* header,
+                               base::ByteSpan* payload);
+
+// What NLMSG_ERROR and NLMSG_DONE say of a request.
+struct Acknowledgement {
+  int error = 0;  // errno, 0: it succeeded. EBADMSG when it does not parse
+  // The extended acknowledgement, for people: "; kernel: ..." or empty.
+  std::string detail;
+};
+Acknowledgement ParseAcknowledgement(const nlmsghdr& header,
+                                     base::ByteSpan payload);
+
 }  // namespace espalier::netlink
 
 #endif  // ESPALIER_AGENT_NETLINK_MESSAGE_H_

@@ -23,27 +23,6 @@ constexpr int kDumpTries = 5;
 constexpr size_t kBatchOctets = 64 * 1024;
 constexpr size_t kBatchMessages = 256;
 
-// What the kernel says beside errno (NETLINK_EXT_ACK).
-std::string ExtendedAck(base::ByteSpan attributes) {
-  std::string text;
-  AttributeReader reader(attributes);
-  Attribute attribute;
-  while (reader.Next(&attribute)) {
-    if (attribute.type == NLMSGERR_ATTR_MSG) {
-      absl::StrAppend(&text, "; kernel: ", attribute.AsString());
-    } else if (attribute.type == NLMSGERR_ATTR_OFFS) {
-      if (const auto offset = attribute.AsU32()) {
-        absl::StrAppend(&text, "; at octet ", *offset, " of the request");
-      }
-    } else if (attribute.type == NLMSGERR_ATTR_MISS_TYPE) {
-      if (const auto type = attribute.AsU32()) {
-        absl::StrAppend(&text, "; attribute ", *type, " is missing");
-      }
-    }
-  }
-  return text;
-}
-
 }  // namespace
 
 Socket::Socket(mnl_socket* socket, const Options& options)
@@ -213,16 +192,9 @@ bool Socket::ReceiveOnce(bool wait, absl::Status* error) {
 
 void Socket::HandleBuffer(base::ByteSpan bytes) {
   base::ByteReader reader(bytes);
-  while (reader.remaining() >= sizeof(nlmsghdr)) {
-    nlmsghdr header;
-    base::ByteSpan payload;
-    if (!ReadStruct(&reader, &header) || header.nlmsg_len < sizeof(header) ||
-        !reader.ReadSpan(header.nlmsg_len - sizeof(header), &payload)) {
-      return;
-    }
-    const size_t padding = NLMSG_ALIGN(header.nlmsg_len) - header.nlmsg_len;
-    // The last one may go without its padding.
-    if (!reader.Skip(std::min(padding, reader.remaining()))) return;
+  nlmsghdr header;
+  base::ByteSpan payload;
+  while (ReadMessage(&reader, &header, &payload)) {
     HandleMessage(header, payload);
   }
 }
@@ -241,35 +213,14 @@ void Socket::HandleMessage(const nlmsghdr& header, base::ByteSpan payload) {
   if (it == pending_.end()) return;
   if ((header.nlmsg_flags & NLM_F_DUMP_INTR) != 0) it->interrupted = true;
   if (header.nlmsg_type == NLMSG_ERROR || header.nlmsg_type == NLMSG_DONE) {
-    base::ByteReader reader(payload);
-    int32_t error = 0;
-    if (!ReadStruct(&reader, &error)) {
-      if (header.nlmsg_type == NLMSG_ERROR) error = -EBADMSG;
-    }
-    std::string detail;
-    if ((header.nlmsg_flags & NLM_F_ACK_TLVS) != 0) {
-      if (header.nlmsg_type == NLMSG_ERROR) {
-        nlmsghdr quoted;
-        // With NLM_F_CAPPED only the header of the request is quoted.
-        if (ReadStruct(&reader, &quoted) &&
-            ((header.nlmsg_flags & NLM_F_CAPPED) != 0 ||
-             (quoted.nlmsg_len >= sizeof(quoted) &&
-              reader.Skip(NLMSG_ALIGN(quoted.nlmsg_len) - sizeof(quoted))))) {
-          detail = ExtendedAck(reader.rest());
-        }
-      } else {
-        detail = ExtendedAck(reader.rest());
-      }
-    }
-    if (error == 0) {
+    const Acknowledgement ack = ParseAcknowledgement(header, payload);
+    if (ack.error == 0) {
       Complete(header.nlmsg_seq, absl::OkStatus());
     } else {
-      // -error of the most negative int would overflow.
-      const int positive = error < 0 && error > -4096 ? -error : EBADMSG;
-      const absl::Status status = ErrnoToStatus(positive, it->what);
-      Complete(
-          header.nlmsg_seq,
-          absl::Status(status.code(), absl::StrCat(status.message(), detail)));
+      const absl::Status status = ErrnoToStatus(ack.error, it->what);
+      Complete(header.nlmsg_seq,
+               absl::Status(status.code(),
+                            absl::StrCat(status.message(), ack.detail)));
     }
     return;
   }
