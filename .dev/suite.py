@@ -29,7 +29,6 @@ LABELS = (
     "fuzz",
     "netns",
     "interop",
-    "guest",
 )
 # Of a label, ctest runs so many at once; the others are alone on the machine.
 PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz"}
@@ -219,7 +218,7 @@ def main(wanted: list[str], quick: bool) -> int:
     totals = Totals()
     table = stages(totals)
     chosen = choose(table, wanted, quick)
-    packages.ensure(["format", "demo", "test", "guest"])
+    packages.ensure(["format", "demo", "test"])
     if GO_LABELS & set(chosen):
         golang.ensure()
     outcomes: list[Outcome] = []

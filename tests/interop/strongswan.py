@@ -67,8 +67,9 @@ charon-systemd {{
   load = {PLUGINS}
   install_routes = yes
   accept_unencrypted_mainmode_messages = no
-  cookie_threshold = 1000
-  block_threshold = 1000
+  cookie_threshold = 100000
+  cookie_threshold_ip = 100000
+  block_threshold = 100000
   init_limit_half_open = 0
   retransmit_timeout = 1
   retransmit_tries = 4
