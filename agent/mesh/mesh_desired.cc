@@ -256,7 +256,9 @@ bool Mesh::ReachesNode(const PeerState& peer,
 }
 
 void Mesh::ApplyNetwork() {
-  if (!in_sync_) return;
+  // Before the datapath has told its interface nothing is known to be wrong:
+  // the routes of an agent before this one carry traffic.
+  if (!in_sync_ || tracker_.tunnel_interface().empty()) return;
   network::DesiredNetwork desired;
   desired.tunnel_interface = tracker_.tunnel_interface();
   desired.own_pod_cidrs = cluster_.node.pod_cidrs;

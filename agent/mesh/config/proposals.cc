@@ -210,4 +210,22 @@ absl::StatusOr<ike::ChildProposal> ParseChildProposal(const std::string& text) {
   return proposal;
 }
 
+std::string IkeSuiteText(crypto::Cipher cipher, uint16_t key_bits,
+                         crypto::Prf prf, crypto::Group group) {
+  const auto word = [](const auto& table, auto value) {
+    for (const auto& entry : table) {
+      if (entry.value == value) return entry.word;
+    }
+    return "?";
+  };
+  const char* cipher_word = "?";
+  for (const CipherWord& entry : kCiphers) {
+    if (entry.cipher == cipher && entry.key_bits == key_bits) {
+      cipher_word = entry.word;
+    }
+  }
+  return absl::StrCat(cipher_word, "-", word(kPrfs, prf), "-",
+                      word(kGroups, group));
+}
+
 }  // namespace espalier::mesh

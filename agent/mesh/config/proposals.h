@@ -20,6 +20,11 @@ absl::StatusOr<ike::IkeProposal> ParseIkeProposal(const std::string& text);
 // is no perfect forward secrecy on rekeys, without "noesn" ESN is preferred.
 absl::StatusOr<ike::ChildProposal> ParseChildProposal(const std::string& text);
 
+// What an IKE_SA came to use, in the same words:
+// "aes256gcm16-prfsha384-x25519".
+std::string IkeSuiteText(crypto::Cipher cipher, uint16_t key_bits,
+                         crypto::Prf prf, crypto::Group group);
+
 }  // namespace espalier::mesh
 
 #endif  // ESPALIER_AGENT_MESH_CONFIG_PROPOSALS_H_

@@ -1,0 +1,268 @@
+#include "agent/main/agent.h"
+
+#include <signal.h>
+
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "agent/base/log.h"
+#include "agent/base/status_macros.h"
+#include "agent/main/reload.h"
+#include "agent/mesh/cluster.h"
+
+namespace espalier::agent {
+namespace {
+
+using base::LogLevel;
+
+// Waiting key exchanges beyond this are refused: each half-open IKE_SA has at
+// most one, and the core bounds those at this number, too.
+constexpr size_t kMaxWaitingJobs = 4096;
+constexpr uint16_t kIkePort = 500;
+// How soon the runtime is told once the datapath answers.
+constexpr absl::Duration kReadinessLooks = absl::Milliseconds(200);
+
+ike::CoreConfig CoreConfigOf(
+    const mesh::Config& config,
+    std::shared_ptr<const crypto::PrivateKey> node_key) {
+  ike::CoreConfig core;
+  core.identity = config.node.identity;
+  core.private_key = std::move(node_key);
+  core.ike_soft_lifetime = config.lifetimes.ike_soft;
+  core.ike_hard_lifetime = config.lifetimes.ike_hard;
+  core.child_limits = config.lifetimes.child;
+  core.replay_window = config.replay_window;
+  core.drain_time = config.timers.drain_time;
+  core.liveness_interval = config.timers.liveness_interval;
+  core.nat_keepalive_interval = config.timers.nat_keepalive_interval;
+  core.retransmit_base = config.timers.retransmit_base;
+  core.retransmit_max = config.timers.retransmit_max;
+  core.retransmit_tries = config.timers.retransmit_tries;
+  core.cookie_threshold = config.cookie_threshold;
+  core.fragment_size = config.fragment_size;
+  core.key_log = !config.key_log_directory.empty();
+  return core;
+}
+
+}  // namespace
+
+Agent::Agent(std::string config_path, mesh::Config config,
+             std::shared_ptr<const crypto::PrivateKey> node_key)
+    : config_path_(std::move(config_path)),
+      config_(std::move(config)),
+      workers_(config_.crypto_threads, kMaxWaitingJobs),
+      driver_(CoreConfigOf(config_, std::move(node_key)), &random_, &clock_,
+              &loop_, &loop_, &workers_),
+      ike_(&driver_),
+      datapath_(&loop_, {.socket_path = config_.espd_socket}) {}
+
+Agent::~Agent() {
+  if (stopper_.joinable()) stopper_.join();
+  events_.End();
+}
+
+absl::Status Agent::Start() {
+  ESPALIER_ASSIGN_OR_RETURN(mesh::Cluster cluster,
+                            mesh::ClusterFromConfig(config_));
+  if (!config_.key_log_directory.empty()) {
+    ESPALIER_ASSIGN_OR_RETURN(key_log_,
+                              KeyLog::Open(config_.key_log_directory));
+  }
+  ESPALIER_RETURN_IF_ERROR(MakeMesh());
+  ESPALIER_RETURN_IF_ERROR(OpenIkeSockets());
+  SetHooks();
+  mesh_->SetCluster(std::move(cluster));
+  ESPALIER_RETURN_IF_ERROR(StartServers());
+  ESPALIER_RETURN_IF_ERROR(loop_.OnSignal(SIGTERM, [this] { Stop(); }));
+  ESPALIER_RETURN_IF_ERROR(loop_.OnSignal(SIGINT, [this] { Stop(); }));
+  ESPALIER_RETURN_IF_ERROR(loop_.OnSignal(SIGHUP, [this] { Reload(); }));
+  ESPALIER_RETURN_IF_ERROR(loop_.WatchFile(config_path_, [this] { Reload(); }));
+  datapath_.Start();
+  WatchReadiness();
+  base::Log(LogLevel::kInfo, "agent started",
+            {{"version", ESPALIER_VERSION},
+             {"node", config_.node.name},
+             {"peers", config_.peers.size()},
+             {"config", config_path_}});
+  return absl::OkStatus();
+}
+
+absl::Status Agent::MakeMesh() {
+  ESPALIER_ASSIGN_OR_RETURN(network_,
+                            network::KernelNodeNetwork::Open(&loop_, &clock_));
+  mesh_ = std::make_unique<mesh::Mesh>(&loop_, &clock_, &ike_, &datapath_,
+                                       network_.get());
+  backend_ = std::make_unique<Backend>(Backend::Parts{.loop = &loop_,
+                                                      .clock = &clock_,
+                                                      .driver = &driver_,
+                                                      .mesh = mesh_.get(),
+                                                      .datapath = &datapath_,
+                                                      .events = &events_});
+  service_ =
+      std::make_unique<service::AgentService>(&loop_, backend_.get(), &events_);
+  return absl::OkStatus();
+}
+
+absl::Status Agent::OpenIkeSockets() {
+  for (const base::IpAddress& address : config_.node.addresses) {
+    ESPALIER_ASSIGN_OR_RETURN(
+        sockets_[address],
+        runtime::IkeSocket::Open(
+            &loop_, {address, kIkePort},
+            [this](const base::Endpoint& local, const base::Endpoint& remote,
+                   base::ByteSpan bytes) {
+              driver_.HandleDatagram({local, remote}, bytes);
+            }));
+  }
+  return absl::OkStatus();
+}
+
+void Agent::SetHooks() {
+  runtime::IkeDriver::Hooks hooks;
+  hooks.send = [this](const ike::Path& path, base::ByteSpan bytes) {
+    SendIke(path, bytes);
+  };
+  hooks.send_keepalive = [this](const ike::Path& path) {
+    datapath_.SendKeepalive(path.local, path.remote);
+  };
+  hooks.mesh = [this](ike::Action& action) { HandleMeshAction(action); };
+  hooks.log_keys = [this](const ike::LogIkeKeys& keys) {
+    if (key_log_ != nullptr) key_log_->Write(keys);
+  };
+  driver_.SetHooks(std::move(hooks));
+  datapath_.SetIkeHandler([this](const base::Endpoint& local,
+                                 const base::Endpoint& remote,
+                                 base::ByteSpan bytes) {
+    driver_.HandleDatagram({local, remote}, bytes);
+  });
+}
+
+void Agent::SendIke(const ike::Path& path, base::ByteSpan bytes) {
+  if (path.local.port != kIkePort) {
+    // Port 4500 is espd's: it adds the non-ESP marker.
+    datapath_.SendIke(path.local, path.remote, bytes);
+    return;
+  }
+  const auto found = sockets_.find(path.local.address);
+  const absl::Status status =
+      found == sockets_.end() ? absl::NotFoundError(absl::StrCat(
+                                    "no IKE socket on ", path.local.ToString()))
+                              : found->second->Send(path.remote, bytes);
+  // A retransmission follows; a network that is down would fill the log.
+  if (!status.ok()) {
+    base::Log(LogLevel::kDebug, "IKE message not sent", {{"error", status}});
+  }
+}
+
+void Agent::HandleMeshAction(ike::Action& action) {
+  if (const auto* event = std::get_if<ike::Event>(&action)) {
+    backend_->Note(*event);
+  } else if (const auto* install = std::get_if<ike::InstallSa>(&action);
+             install != nullptr && key_log_ != nullptr) {
+    key_log_->Write(install->sa);
+  }
+  mesh_->HandleIkeAction(action);
+}
+
+absl::Status Agent::StartServers() {
+  pod_mtu_ = mesh_->pod_mtu();
+  ESPALIER_ASSIGN_OR_RETURN(
+      cni_, service::CniServer::Start(
+                {.run_directory = config_.run_directory,
+                 .state_directory = config_.state_directory,
+                 .settings = {config_.node.pod_cidrs, pod_mtu_}}));
+  backend_->SetCniServer(cni_.get());
+  ESPALIER_ASSIGN_OR_RETURN(
+      grpc_, service::GrpcServer::Start(config_.run_directory + "/agent.sock",
+                                        {service_.get()}));
+  if (!config_.metrics_listen) return absl::OkStatus();
+  ESPALIER_ASSIGN_OR_RETURN(
+      http_, service::HttpServer::Start(
+                 *config_.metrics_listen,
+                 {{"/metrics", [this] { return backend_->Metrics(); }},
+                  {"/healthz", [this] { return backend_->Health(); }},
+                  {"/readyz", [this] { return backend_->Readiness(); }}}));
+  return absl::OkStatus();
+}
+
+// Pods can be attached as soon as the datapath has answered once: a datapath
+// that is away for a moment makes no node NotReady (DESIGN 1.3).
+void Agent::WatchReadiness() {
+  if (stopping_) return;
+  const absl::Status ready = backend_->Ready();
+  if (ready.ok()) {
+    was_ready_ = true;
+    cni_->SetReady(absl::OkStatus());
+    base::Log(LogLevel::kInfo, "ready for pods",
+              {{"datapath", datapath_.name()},
+               {"interface", datapath_.tunnel_interface()}});
+    return;
+  }
+  cni_->SetReady(ready);
+  loop_.RunAfter(kReadinessLooks, [this] { WatchReadiness(); });
+}
+
+void Agent::Reload() {
+  if (stopping_) return;
+  absl::StatusOr<mesh::Config> loaded = mesh::LoadConfig(config_path_);
+  absl::StatusOr<mesh::Cluster> cluster =
+      loaded.ok() ? mesh::ClusterFromConfig(*loaded)
+                  : absl::StatusOr<mesh::Cluster>(loaded.status());
+  backend_->NoteReload(cluster.status());
+  if (!cluster.ok()) {
+    for (absl::string_view line :
+         absl::StrSplit(cluster.status().message(), '\n')) {
+      base::Log(LogLevel::kError,
+                "configuration refused, the one before goes on",
+                {{"error", line}});
+    }
+    return;
+  }
+  const std::vector<std::string> later = StartOnlyChanges(config_, *loaded);
+  if (!later.empty()) {
+    base::Log(LogLevel::kWarning, "changed fields wait for the next start",
+              {{"fields", absl::StrJoin(later, ", ")}});
+  }
+  cluster->node = mesh_->node();
+  config_.peers = std::move(loaded->peers);
+  base::SetLogLevel(loaded->log_level);
+  mesh_->SetCluster(*std::move(cluster));
+  UpdatePodSettings();
+  base::Log(LogLevel::kInfo, "configuration reloaded",
+            {{"peers", config_.peers.size()}});
+}
+
+void Agent::UpdatePodSettings() {
+  if (mesh_->pod_mtu() == pod_mtu_) return;
+  pod_mtu_ = mesh_->pod_mtu();
+  cni_->Reconfigure({config_.node.pod_cidrs, pod_mtu_},
+                    [](const absl::Status& status) {
+                      if (status.ok()) return;
+                      base::Log(LogLevel::kError, "pod settings not changed",
+                                {{"error", status}});
+                    });
+}
+
+void Agent::Run() { loop_.Run(); }
+
+void Agent::Stop() {
+  if (stopping_) return;
+  stopping_ = true;
+  base::Log(LogLevel::kInfo, "agent stops; its tunnels go on");
+  events_.End();
+  // Calls under way wait for the loop, so it runs on while the servers end.
+  stopper_ = std::thread([this] {
+    http_.reset();
+    grpc_.reset();
+    loop_.Post([this] {
+      backend_->SetCniServer(nullptr);
+      cni_.reset();
+      loop_.Stop();
+    });
+  });
+}
+
+}  // namespace espalier::agent

@@ -1,0 +1,77 @@
+// Answers of the running agent to those who look in.
+#ifndef ESPALIER_AGENT_MAIN_BACKEND_H_
+#define ESPALIER_AGENT_MAIN_BACKEND_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/time/time.h"
+#include "agent/datapath/user/user_datapath.h"
+#include "agent/mesh/mesh.h"
+#include "agent/runtime/ike_driver.h"
+#include "agent/service/agent_service.h"
+#include "agent/service/cni_server.h"
+#include "agent/service/event_hub.h"
+#include "agent/service/http_server.h"
+#include "agent/service/metrics.h"
+
+namespace espalier::agent {
+
+// On the loop's thread, except where said.
+class Backend : public service::AgentBackend {
+ public:
+  // All outlive the backend.
+  struct Parts {
+    base::Executor* loop;
+    base::Clock* clock;
+    runtime::IkeDriver* driver;
+    mesh::Mesh* mesh;
+    datapath::UserDatapath* datapath;
+    service::EventHub* events;
+  };
+  explicit Backend(Parts parts);
+
+  // Null until, and after, it serves.
+  void SetCniServer(service::CniServer* cni) { cni_ = cni; }
+
+  // What happened, for Watch and for the counters.
+  void Note(const ike::Event& event);
+  void NoteReload(const absl::Status& status);
+
+  // OK, or why this node is not ready.
+  absl::Status Ready() const;
+
+  // Any thread but the loop's; waits for the loop.
+  service::HttpAnswer Metrics();
+  service::HttpAnswer Health();
+  service::HttpAnswer Readiness();
+
+  void GetStatus(Done<v1::AgentStatus> done) override;
+  void ListTunnels(Done<v1::ListTunnelsResponse> done) override;
+  void ShowTunnel(const std::string& peer, Done<v1::Tunnel> done) override;
+  void ListPods(Done<v1::ListPodsResponse> done) override;
+  void Rekey(const v1::RekeyRequest& request,
+             Done<v1::RekeyResponse> done) override;
+
+ private:
+  void TakePods(std::function<void(pods::Snapshot)> done);
+  void TakeMetrics(std::function<void(service::MetricsSnapshot)> done);
+  std::string PeerName(ike::PeerId id);
+  absl::StatusOr<mesh::PeerStatus> FindPeer(const std::string& name) const;
+
+  Parts parts_;
+  service::CniServer* cni_ = nullptr;
+  const absl::Time started_ = absl::Now();
+  absl::Time config_loaded_ = absl::Now();
+  absl::Status config_error_;
+  uint64_t reloads_ = 0;
+  uint64_t reload_failures_ = 0;
+  uint64_t ike_rekeys_ = 0;
+  uint64_t child_rekeys_ = 0;
+  std::map<ike::PeerId, std::string> peer_names_;
+};
+
+}  // namespace espalier::agent
+
+#endif  // ESPALIER_AGENT_MAIN_BACKEND_H_

@@ -1,0 +1,21 @@
+// This node's private key on disk.
+#ifndef ESPALIER_AGENT_MAIN_NODE_KEY_H_
+#define ESPALIER_AGENT_MAIN_NODE_KEY_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "agent/crypto/keys.h"
+#include "agent/mesh/config/config.h"
+
+namespace espalier::agent {
+
+// Reads it, or makes an Ed25519 key when it is absent and may be made: the key
+// appears under its name whole, or not at all, with mode 0600 from the first
+// moment; its public half is written beside it as NAME.pub.
+absl::StatusOr<std::shared_ptr<const crypto::PrivateKey>> LoadNodeKey(
+    const mesh::PrivateKeySource& source);
+
+}  // namespace espalier::agent
+
+#endif  // ESPALIER_AGENT_MAIN_NODE_KEY_H_
