@@ -113,11 +113,13 @@ class Offered {
   }
   // `preferred` when it is offered and acceptable, else the first of
   // `acceptable` that is offered.
-  std::optional<uint16_t> Choose(const std::vector<uint16_t>& acceptable,
-                                 uint16_t preferred = 0) const {
-    const bool known = std::find(acceptable.begin(), acceptable.end(),
-                                 preferred) != acceptable.end();
-    if (known && Has(preferred)) return preferred;
+  std::optional<uint16_t> Choose(
+      const std::vector<uint16_t>& acceptable,
+      std::optional<uint16_t> preferred = std::nullopt) const {
+    const bool known =
+        preferred && std::find(acceptable.begin(), acceptable.end(),
+                               *preferred) != acceptable.end();
+    if (known && Has(*preferred)) return preferred;
     for (uint16_t id : acceptable) {
       if (Has(id)) return id;
     }

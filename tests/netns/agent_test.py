@@ -247,6 +247,8 @@ def test_rights_are_few(nodes):
 def test_metrics_and_health(nodes):
     node = nodes[0]
     nodes[0].pods["pod"].ping(nodes[1].pods["pod"].ipv4)
+    # The default of the configuration, ESN included, is what comes out.
+    assert {t["suite"] for t in node.tunnels()} == {"aes256gcm16-esn"}
     samples = node.metrics()
     assert samples["espalier_tunnels_up"] == samples["espalier_tunnels_wanted"] == 1
     assert samples['espalier_esp_packets_total{peer="node-b",direction="out"}'] >= 1
