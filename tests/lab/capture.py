@@ -9,6 +9,7 @@ import functools
 import ipaddress
 import pathlib
 import re
+import secrets
 import signal
 import struct
 from collections import Counter
@@ -19,6 +20,7 @@ from lab.namespace import Namespace
 from lab.wire import BRIDGE, Wire
 
 CONTROL_MARK = b"espalier negative control"
+EXPERIMENTAL = b"\x88\xb5"  # IEEE 802: for local use
 ETHERTYPES = {0x0800: 4, 0x86DD: 6}
 IPV6_EXTENSIONS = {0, 43, 60}
 FRAGMENT_HEADER = 44
@@ -151,10 +153,11 @@ def read_pcap(path: pathlib.Path, cidrs: list[str]) -> Packets:
 
 
 class Capture:
-    """Sees each packet of the wire once. stop() before reading, or the last
-    packets may still be in tcpdump's buffer."""
+    """Sees each packet of the wire once. Read it after stop(): before it, the
+    last packets may be on their way into the file."""
 
     def __init__(self, wire: Wire, path: pathlib.Path, cidrs: list[str]):
+        self._wire = wire
         self.path = pathlib.Path(path)
         self.cidrs = cidrs
         # -s: a slot of the ring has its size, so a large one means few slots and
@@ -170,12 +173,25 @@ class Capture:
     def stop(self) -> Packets:
         """Ends the capture. A capture that lost packets is an error."""
         if self._process.running():
+            self._wait_for_all()
             self._process.signal(signal.SIGINT)
             self._process.wait(10)
         lost = re.search(r"(\d+) packets? dropped by kernel", self._process.log())
         if not lost or int(lost[1]):
             raise LabError(f"the capture lost packets; log {self._process.log_path}")
         return self.read()
+
+    def _wait_for_all(self) -> None:
+        """What is on the wire now is in the file when a last frame of our own is:
+        tcpdump may be behind, and forgets what it has not read yet."""
+        mark = secrets.token_bytes(16)
+        frame = b"\xff" * 6 + bytes.fromhex("020000000002") + EXPERIMENTAL + mark + bytes(40)
+        self._wire.namespace.run(["/usr/bin/python3", "-c", _SENDER, BRIDGE, frame.hex()])
+        def seen():
+            with open(self.path, "rb") as file:
+                file.seek(max(0, self.path.stat().st_size - 65536))
+                return mark in file.read()
+        self._process.wait_for(seen, 20, "the last frame in the capture")
 
     def read(self) -> Packets:
         return read_pcap(self.path, self.cidrs)

@@ -91,8 +91,10 @@ class Node:
         return self.folder / "keylog"
 
     def write_config(self, peers: list["Node"], psk: str, *, key_log: bool = False,
-                     extra: dict | None = None) -> None:
-        """extra: top-level fields that are added or replaced."""
+                     extra: dict | None = None,
+                     peer_fields: dict[str, dict] | None = None) -> None:
+        """extra: top-level fields that are added or replaced; peer_fields: the
+        same in the entry of the peer with that name."""
         write_secret(self.folder / "mesh.psk", psk)
         config = {
             "node": {"name": self.name, "addresses": self.addresses,
@@ -101,7 +103,8 @@ class Node:
             "auth": {"pskFile": "mesh.psk"},
             "peers": [
                 {"name": peer.name, "addresses": peer.addresses,
-                 "podCIDRs": peer.pod_cidrs} for peer in peers],
+                 "podCIDRs": peer.pod_cidrs, **(peer_fields or {}).get(peer.name, {})}
+                for peer in peers],
             "datapath": {"driver": "user", "espdSocket": str(self.espd_socket)},
             "sockets": {"metrics": "127.0.0.1:9469"},
             "runDirectory": str(self.run_directory),
@@ -212,3 +215,7 @@ class Node:
 
     def tunnels(self) -> list[dict]:
         return json.loads(self.kubectl("tunnels", "-o", "json"))["tunnels"]
+
+    def show(self, peer: str) -> dict:
+        """One tunnel with its IKE_SAs and ESP SAs."""
+        return json.loads(self.kubectl("show", peer, "-o", "json"))

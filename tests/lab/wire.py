@@ -27,9 +27,12 @@ class Wire:
     kernel's super-packets. True for throughput."""
 
     def __init__(self, lab: Lab, *, suffix: str = "wire", mtu: int = 1500,
-                 offloads: bool = False):
+                 offloads: bool = False, ipv4_net: str = IPV4_NET,
+                 ipv6_net: str = IPV6_NET):
         self.namespace = Namespace(lab, suffix)
         self.mtu = mtu
+        self.ipv4_net = ipv4_net
+        self.ipv6_net = ipv6_net
         self.offloads = offloads
         run = self.namespace.run
         run(["ip", "link", "add", BRIDGE, "address", "02:00:00:00:ff:01",
@@ -40,9 +43,10 @@ class Wire:
     def attach(self, node: Namespace, number: int, *, device: str = "eth0",
                ipv4: bool = True, ipv6: bool = True) -> Uplink:
         """Gives the node an uplink with the addresses 192.0.2.N/24 and
-        2001:db8::N/64. Its MAC is fixed: a restarted node's neighbours keep a
+        2001:db8::N/64, or those of the wire's other nets. Its MAC is fixed: a restarted node's neighbours keep a
         right entry."""
-        uplink = Uplink(device, f"{IPV4_NET}.{number}", f"{IPV6_NET}:{number:x}",
+        uplink = Uplink(device, f"{self.ipv4_net}.{number}",
+                        f"{self.ipv6_net}:{number:x}",
                         f"02:00:00:00:00:{number:02x}")
         port = f"port{number}"
         self.namespace.run(
