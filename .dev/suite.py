@@ -25,7 +25,9 @@ import style
 LABELS = (
     "unit",
     "property",
+    "exchange",
     "fault",
+    "sim",
     "fuzz",
     "netns",
     "interop",
@@ -36,7 +38,6 @@ OUTSIDE = {"bench"}  # ./dev bench
 ASAN_LABELS = ("unit", "property", "exchange", "fault", "sim", "fuzz")
 # Of the unit tests, those of programs or folders with more than one thread.
 TSAN_TESTS = r"^unit\.(runtime|service|esp|cni|pods|kubectl)"
-PYTHON_TESTS = r"^unit\.layering$"  # nothing to sanitize
 GO_LABELS = {"cni"}
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:abort_on_error=0",
@@ -131,12 +132,16 @@ def run_label(label: str, totals: Totals) -> None:
 def run_sanitizer(preset: str, choice: list[str], wanted, totals: Totals) -> None:
     """Builds and runs the C++ tests that wanted(name, test) selects."""
     build.configure(preset)
-    targets = {test.program for name, test in list_tests(preset).items()
-               if wanted(name, test) and not test.program.startswith("python")}
+    tests = list_tests(preset)
+    python = sorted(name for name, test in tests.items()
+                    if test.program.startswith("python"))
+    targets = sorted({test.program for name, test in tests.items()
+                      if wanted(name, test) and name not in python})
     if not targets:
         raise DevError(f"{preset}: no test to build")
-    build.build(preset, sorted(targets))
-    run_ctest(preset, preset, [*choice, "-E", PYTHON_TESTS], True, totals)
+    build.build(preset, targets)
+    exclude = "^(" + "|".join(map(re.escape, python)) + ")$"
+    run_ctest(preset, preset, [*choice, "-E", exclude], True, totals)
 
 
 def asan(totals: Totals) -> None:
