@@ -154,18 +154,15 @@ class Operation {
   }
 
   Outcome<std::string> CollectGarbage() {
-    // Taking silence for "none is valid" would take every pod's network.
-    if (!config_.valid.has_value()) {
-      return Error(ErrorCode::kInvalidNetworkConfig,
-                   "\"cni.dev/valid-attachments\" is missing",
-                   "GC needs the list of attachments that are still valid");
-    }
     v1::CollectGarbageRequest request;
     request.set_network(config_.name);
-    for (const auto& [container_id, interface_name] : *config_.valid) {
-      v1::AttachmentId* id = request.add_valid();
-      id->set_container_id(container_id);
-      id->set_interface_name(interface_name);
+    request.set_has_valid(config_.valid.has_value());
+    if (config_.valid.has_value()) {
+      for (const auto& [container_id, interface_name] : *config_.valid) {
+        v1::AttachmentId* id = request.add_valid();
+        id->set_container_id(container_id);
+        id->set_interface_name(interface_name);
+      }
     }
     v1::CollectGarbageResponse response;
     const absl::Status status = agent_->CollectGarbage(request, &response);

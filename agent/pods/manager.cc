@@ -181,24 +181,39 @@ bool Manager::MustWait(const std::string& owner,
 
 void Manager::Add(const v1::AddRequest& request,
                   std::function<void(v1::AddResponse)> done) {
+  AddOrDefer({request, std::move(done)});
+}
+
+void Manager::AddOrDefer(DeferredAdd add) {
+  const v1::AddRequest& request = add.request;
   if (const absl::Status status = NotReady(); !status.ok()) {
-    return done(Failed(TryAgain(status)));
+    return add.done(Failed(TryAgain(status)));
   }
-  if (auto error = Validate(request)) return done(Failed(*std::move(error)));
+  if (auto error = Validate(request)) {
+    return add.done(Failed(*std::move(error)));
+  }
   const auto id =
       dependencies_.network->NamespaceId(request.network_namespace());
   if (!id.ok()) {
-    return done(
+    return add.done(
         Failed(NamespaceError(request.network_namespace(), id.status())));
   }
   const std::string owner = OwnerOfId(request.attachment());
   // A DEL of the same attachment may lie there unseen; it is older than this.
   ReplayDeletion(absl::StrCat(run_directory_.DeletionQueue(), "/", owner));
   if (MustWait(owner, *id, request.attachment().interface_name())) {
-    deferred_.push_back({request, std::move(done)});
+    deferred_.push_back(std::move(add));
     return;
   }
-  done(AddNow(request, *id));
+  v1::AddResponse response = AddNow(request, *id);
+  // Once only: a DEL that keeps failing must not keep ADD.
+  if (response.error().code() == v1::ERROR_CODE_NO_FREE_ADDRESS &&
+      !destroying_.empty() && !add.waited_for_address) {
+    add.waited_for_address = true;
+    deferred_.push_back(std::move(add));
+    return;
+  }
+  add.done(std::move(response));
 }
 
 // What stands under that owner already is told again when it is whole and the
@@ -362,7 +377,7 @@ void Manager::FinishDestroy(const std::string& owner,
   // Those that must go on waiting put themselves back.
   std::vector<DeferredAdd> deferred;
   deferred.swap(deferred_);
-  for (DeferredAdd& add : deferred) Add(add.request, std::move(add.done));
+  for (DeferredAdd& add : deferred) AddOrDefer(std::move(add));
 }
 
 v1::DeleteResponse Manager::Delete(const v1::DeleteRequest& request) {
@@ -443,6 +458,14 @@ v1::CollectGarbageResponse Manager::CollectGarbage(
   v1::CollectGarbageResponse response;
   if (!started_.ok()) {
     *response.mutable_error() = TryAgain(started_);
+    return response;
+  }
+  if (!request.has_valid()) {
+    if (const absl::Status status = Reconcile(); !status.ok()) {
+      *response.mutable_error() =
+          MakeError(v1::ERROR_CODE_INTERNAL, "pod interfaces not listed",
+                    std::string(status.message()));
+    }
     return response;
   }
   std::set<std::string> valid;

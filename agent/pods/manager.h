@@ -87,8 +87,8 @@ class Manager {
   // settings.
   absl::Status Reconfigure(Settings settings);
 
-  // `done` runs before Add returns, or after a DEL of the same attachment that
-  // is still under way.
+  // `done` runs before Add returns, or, when a DEL is under way that has to end
+  // first, after it.
   void Add(const v1::AddRequest& request,
            std::function<void(v1::AddResponse)> done);
   v1::DeleteResponse Delete(const v1::DeleteRequest& request);
@@ -103,6 +103,8 @@ class Manager {
   struct DeferredAdd {
     v1::AddRequest request;
     std::function<void(v1::AddResponse)> done;
+    // It has waited once for an address that a DEL under way will free.
+    bool waited_for_address = false;
   };
 
   absl::Status NotReady() const;
@@ -111,6 +113,7 @@ class Manager {
   PodNetworkSpec SpecOf(const ipam::Lease& lease) const;
   bool IsDetaching(const ipam::Lease& lease) const;
 
+  void AddOrDefer(DeferredAdd add);
   v1::AddResponse AddNow(const v1::AddRequest& request,
                          const std::string& namespace_id);
   std::optional<v1::Error> ClearOld(const v1::AddRequest& request,

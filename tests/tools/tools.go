@@ -6,5 +6,6 @@ package tools
 
 import (
 	_ "github.com/containernetworking/cni/cnitool"
+	_ "github.com/containernetworking/plugins/plugins/meta/portmap"
 	_ "golang.zx2c4.com/wireguard"
 )

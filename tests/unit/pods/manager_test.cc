@@ -358,6 +358,34 @@ TEST_F(ManagerTest, AFullPoolIsAClearError) {
   EXPECT_TRUE(Add("f").has_attachment());
 }
 
+TEST_F(ManagerTest, AFullPoolWaitsForADeleteUnderWay) {
+  for (const char* id : {"a", "b", "c", "d", "e"}) Add(id);
+  network_.namespaces["/ns/f"] = "inode-f";
+  network_.namespaces["/ns/g"] = "inode-g";
+  Delete("c");
+  bool added = false;
+  uint32_t code = 0;
+  manager_->Add(AddRequestOf("f"), [&](v1::AddResponse response) {
+    added = response.has_attachment();
+  });
+  manager_->Add(AddRequestOf("g"), [&](v1::AddResponse response) {
+    code = response.error().code();
+  });
+  EXPECT_FALSE(added);
+  executor_->RunAll();
+  EXPECT_TRUE(added);
+  EXPECT_EQ(code, 101u);
+  // But not for one that keeps failing.
+  network_.destroy_status = absl::InternalError("busy");
+  Delete("a");
+  code = 0;
+  manager_->Add(AddRequestOf("g"), [&](v1::AddResponse response) {
+    code = response.error().code();
+  });
+  executor_->RunAll();
+  EXPECT_EQ(code, 101u);
+}
+
 TEST_F(ManagerTest, AFullPoolLooksForWhatIsGone) {
   for (const char* id : {"a", "b", "c", "d", "e"}) Add(id);
   network_.pairs.erase("b@eth0");
@@ -480,6 +508,7 @@ TEST_F(ManagerTest, GarbageOfOneNetwork) {
   Add(other);
   v1::CollectGarbageRequest request;
   request.set_network("net");
+  request.set_has_valid(true);
   *request.add_valid() = AddRequestOf("b").attachment();
   *request.add_valid() = AddRequestOf("unknown").attachment();
   const auto response = manager_->CollectGarbage(request);
@@ -489,11 +518,25 @@ TEST_F(ManagerTest, GarbageOfOneNetwork) {
   EXPECT_THAT(Ids(), ElementsAre("b", "d"));
 }
 
+TEST_F(ManagerTest, GarbageWithoutAListIsOnlyWhatIsGone) {
+  for (const char* id : {"a", "b"}) Add(id);
+  network_.pairs.erase("a@eth0");
+  network_.namespaces.erase("/ns/a");
+  v1::CollectGarbageRequest request;
+  request.set_network("net");
+  EXPECT_FALSE(manager_->CollectGarbage(request).has_error());
+  executor_->RunAll();
+  EXPECT_THAT(Ids(), ElementsAre("b"));
+  network_.list_status = absl::UnavailableError("netlink is down");
+  EXPECT_EQ(manager_->CollectGarbage(request).error().code(), 100u);
+}
+
 TEST_F(ManagerTest, GarbageGoesOnAfterAFailure) {
   for (const char* id : {"a", "b"}) Add(id);
   network_.cut_off_status = absl::InternalError("netlink is down");
   v1::CollectGarbageRequest request;
   request.set_network("net");
+  request.set_has_valid(true);
   const auto response = manager_->CollectGarbage(request);
   EXPECT_EQ(response.error().code(), 100u);
   EXPECT_THAT(response.error().details(), HasSubstr("a@eth0"));
