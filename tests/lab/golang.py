@@ -23,14 +23,17 @@ def _go() -> str:
 
 def go_program(package: str) -> pathlib.Path:
     """The built program of a main package that tests/tools/tools.go imports,
-    as "github.com/containernetworking/cni/cnitool"."""
+    as "github.com/containernetworking/cni/cnitool", or of one below
+    tests/tools, as "./cri"."""
     go = _go()
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}
     version = subprocess.run([go, "version"], cwd=MODULE, env=environment,
                              capture_output=True, text=True).stdout
+    own = sorted((MODULE / package).glob("*.go")) if package.startswith("./") else []
     key = hashlib.sha256("\0".join(
         [package, version, (MODULE / "go.mod").read_text(),
-         (MODULE / "go.sum").read_text()]).encode()).hexdigest()[:16]
+         (MODULE / "go.sum").read_text(),
+         *(path.read_text() for path in own)]).encode()).hexdigest()[:16]
     folder = cache_folder().parent / "go"
     folder.mkdir(exist_ok=True)
     program = folder / f"{package.rpartition('/')[2]}-{key}"
