@@ -212,9 +212,11 @@ int RunCommand(const std::vector<std::string>& arguments, std::ostream& out,
                                                  {"wide", Format::kWide},
                                                  {"json", Format::kJson},
                                                  {"yaml", Format::kYaml}};
-  app.add_option("-o,--output", options.format, "table, wide, json or yaml")
-      ->transform(CLI::Transformer(formats, CLI::ignore_case).description(""))
-      ->type_name("FORMAT");
+  std::string format = "table";
+  app.add_option("-o,--output", format, "table, wide, json or yaml")
+      ->check(CLI::IsMember({"table", "wide", "json", "yaml"}).description(""))
+      ->type_name("FORMAT")
+      ->capture_default_str();
   const auto add = [&](const char* name, const char* text,
                        int (Client::*method)()) {
     CLI::App* sub = app.add_subcommand(name, text);
@@ -240,6 +242,7 @@ int RunCommand(const std::vector<std::string>& arguments, std::ostream& out,
     const int code = app.exit(error, out, err);
     return code == 0 ? kExitOk : kExitUsage;
   }
+  options.format = formats.at(format);
   Client client(options, out, err);
   if (!client.AgentIsThere()) return kExitNoAgent;
   return (client.*command)();

@@ -41,7 +41,6 @@ struct PeerSpec {
   std::vector<ike::ChildProposal> child_proposals;
   bool force_encapsulation = false;
   Initiate initiate = Initiate::kAuto;
-  uint16_t ike_port = 500;
   friend bool operator==(const PeerSpec& a, const PeerSpec& b);
 };
 

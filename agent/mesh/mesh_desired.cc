@@ -12,6 +12,9 @@
 namespace espalier::mesh {
 namespace {
 
+// RFC 7296 2; the core floats to 4500 by itself.
+constexpr uint16_t kIkePort = 500;
+
 // Both ends of the outer path: the first of the peer's addresses that this
 // node has the family of.
 struct OuterPath {
@@ -140,7 +143,7 @@ absl::StatusOr<ike::PeerConfig> Mesh::ConfigOf(const PeerState& peer) const {
   config.id = peer.id;
   config.name = spec.name;
   config.identity = spec.identity;
-  config.remote = {path.remote, spec.ike_port};
+  config.remote = {path.remote, kIkePort};
   config.local = path.local;
   using Psk = std::shared_ptr<const base::SecretBytes>;
   if (const Psk* psk = std::get_if<Psk>(&spec.credential)) {

@@ -38,6 +38,7 @@ namespace {
 
 using nlohmann::json;
 
+constexpr uint16_t kIkePort = 500;
 constexpr uint16_t kNatTraversalPort = 4500;
 constexpr size_t kMarkerSize = 4;  // RFC 3948 2.2
 
@@ -98,7 +99,7 @@ ike::PeerConfig MakePeerConfig(const mesh::Config& config, size_t index) {
   peer.name = from.name;
   peer.identity = from.identity;
   peer.local = config.node.addresses.at(0);
-  peer.remote = {from.addresses.at(0), from.ike_port};
+  peer.remote = {from.addresses.at(0), kIkePort};
   if (const auto* psk = std::get_if<mesh::PskCredential>(&from.credential)) {
     peer.auth = ike::PskAuth{psk->secret->Clone()};
   } else {
@@ -165,7 +166,7 @@ class Probe {
       : workers_(1, 64),
         driver_(MakeCoreConfig(config), &random_, &clock_, &loop_, &loop_,
                 &workers_) {
-    for (const uint16_t port : {config.ike_port, kNatTraversalPort}) {
+    for (const uint16_t port : {kIkePort, kNatTraversalPort}) {
       sockets_.push_back(Must(runtime::IkeSocket::Open(
           &loop_, {config.node.addresses.at(0), port},
           [this](const base::Endpoint& local, const base::Endpoint& remote,

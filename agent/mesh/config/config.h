@@ -62,9 +62,10 @@ struct Peer {
   // Empty: the file's `proposals`, already copied in.
   std::vector<ike::IkeProposal> ike_proposals;
   std::vector<ike::ChildProposal> child_proposals;
-  bool force_encapsulation = false;
+  // With the user datapath true by default: UDP has segmentation offload,
+  // protocol 50 has none.
+  bool force_encapsulation = true;
   Initiate initiate = Initiate::kAuto;
-  uint16_t ike_port = 500;  // of the peer
   // Where the peer's entry stands in the file.
   int line = 0;
   int column = 0;
@@ -113,8 +114,6 @@ struct Config {
   uint32_t replay_window = 4096;
   size_t cookie_threshold = 64;
   size_t fragment_size = 1200;
-  uint16_t ike_port = 500;
-  uint16_t nat_traversal_port = 4500;
   // The file names no other datapath than "user" yet: espalier-espd.
   std::string espd_socket = "/run/espalier/espd.sock";
   // Holds base::RunDirectory and the agent's own socket, agent.sock.

@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "agent/base/status_macros.h"
+#include "agent/crypto/keys.h"
 #include "agent/mesh/config/config.h"
 #include "agent/mesh/config/reader.h"
 
@@ -61,22 +62,6 @@ absl::StatusOr<size_t> ReadAll(const std::string& path, int fd,
   return size;
 }
 
-// Enough DER to tell a key from something else: a SEQUENCE over all octets.
-bool IsDerSequence(const base::Bytes& der) {
-  if (der.size() < 2 || der[0] != 0x30) return false;
-  size_t length = der[1];
-  size_t header = 2;
-  if (length > 0x80 && length <= 0x82) {
-    header += length - 0x80;
-    if (der.size() < header) return false;
-    length = 0;
-    for (size_t i = 2; i < header; ++i) length = length << 8 | der[i];
-  } else if (length >= 0x80) {
-    return false;
-  }
-  return der.size() == header + length;
-}
-
 }  // namespace
 
 absl::StatusOr<base::Bytes> ParsePublicKey(const std::string& text) {
@@ -109,14 +94,16 @@ absl::StatusOr<base::Bytes> ParsePublicKey(const std::string& text) {
       absl::Base64Unescape(base64, &der_text)) {
     der.assign(der_text.begin(), der_text.end());
   }
-  if (!IsDerSequence(der)) {
+  if (der.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("'", absl::CHexEscape(text.substr(0, 40)),
                      "' is no public key: expected PEM (BEGIN PUBLIC KEY) or "
-                     "the base64 of its DER, as `openssl pkey -pubout` "
-                     "prints it"));
+                     "the base64 of its DER, as `openssl pkey -pubout` prints "
+                     "it"));
   }
-  return der;
+  ESPALIER_ASSIGN_OR_RETURN(const std::shared_ptr<const crypto::PublicKey> key,
+                            crypto::PublicKey::FromDer(der));
+  return key->der();
 }
 
 absl::StatusOr<std::string> ReadWholeFile(const std::string& path,
@@ -235,7 +222,12 @@ absl::Status LoadFiles(const std::string& name, Config* config) {
     if (!absent || !config->private_key->generate) {
       absl::StatusOr<base::SecretBytes> key =
           ReadSecretFile(file.path, kMaxPublicKeySize);
-      if (!key.ok()) wrong(file, key.status());
+      absl::Status status = key.status();
+      if (key.ok()) {
+        status = base::Annotate(crypto::PrivateKey::FromPem(*key).status(),
+                                file.path);
+      }
+      if (!status.ok()) wrong(file, status);
     }
   }
   return errors.ToStatus();

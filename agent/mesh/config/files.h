@@ -11,8 +11,7 @@
 namespace espalier::mesh {
 
 // A public key as a configuration writes it, PEM ("BEGIN PUBLIC KEY") or the
-// base64 of DER, to DER SubjectPublicKeyInfo. Only the shell of the DER is
-// checked here; agent/crypto parses it.
+// base64 of DER, to DER SubjectPublicKeyInfo that agent/crypto accepts.
 absl::StatusOr<base::Bytes> ParsePublicKey(const std::string& text);
 
 // At most `max_size` octets of a regular file.

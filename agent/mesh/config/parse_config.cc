@@ -313,10 +313,6 @@ Peer ReadPeer(const YamlNode& node, const Defaults& defaults,
                     : initiate == "always" ? Initiate::kAlways
                                            : Initiate::kNever;
   }
-  uint64_t number = 0;
-  if (map.Number("ikePort", 1, 65535, &number)) {
-    peer.ike_port = static_cast<uint16_t>(number);
-  }
   return peer;
 }
 
@@ -386,16 +382,6 @@ void ReadTimers(const YamlNode& node, ErrorList* errors, Timers* out) {
 void ReadIke(const YamlNode& node, ErrorList* errors, Config* out) {
   const MapReader map("ike", node, errors);
   uint64_t number = 0;
-  if (map.Number("port", 1, 65535, &number)) {
-    out->ike_port = static_cast<uint16_t>(number);
-  }
-  if (map.Number("natTraversalPort", 1, 65535, &number)) {
-    out->nat_traversal_port = static_cast<uint16_t>(number);
-  }
-  if (out->ike_port == out->nat_traversal_port) {
-    const char* key = map.Get("port") != nullptr ? "port" : "natTraversalPort";
-    map.Wrong(key, *map.Get(key), "two ports that differ");
-  }
   // RFC 7383 2.5.1: what every IPv4 path carries, at least; and no more than
   // a UDP datagram holds.
   if (map.Number("fragmentSize", 548, 65507, &number)) {

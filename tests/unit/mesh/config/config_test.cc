@@ -70,7 +70,7 @@ TEST(ParseConfig, ExampleIsRight) {
   const Peer& gateway = config->peers[2];
   EXPECT_EQ(gateway.identity.type, ike::Identity::Type::kIpv4);
   EXPECT_EQ(gateway.initiate, Initiate::kAlways);
-  EXPECT_TRUE(gateway.force_encapsulation);
+  EXPECT_FALSE(gateway.force_encapsulation);
   ASSERT_THAT(gateway.ike_proposals, SizeIs(1));
   EXPECT_EQ(gateway.ike_proposals[0].cipher, crypto::Cipher::kAesCbc);
   EXPECT_THAT(gateway.ike_proposals[0].prfs,
@@ -97,6 +97,7 @@ TEST(ParseConfig, DefaultsAreTheDesigns) {
               ElementsAre(crypto::Group::kX25519));
   EXPECT_TRUE(peer.child_proposals[0].esn);
   EXPECT_EQ(peer.initiate, Initiate::kAuto);
+  EXPECT_TRUE(peer.force_encapsulation);
   EXPECT_TRUE(config->key_log_directory.empty());
   EXPECT_EQ(std::get<PskCredential>(peer.credential).file.line, 7);
 }
@@ -213,6 +214,17 @@ TEST(ParseConfig, AddressesHaveOneHolder) {
               HasSubstr("no address of a family"));
 }
 
+TEST(ParsePublicKey, RefusesWhatIsNoKey) {
+  EXPECT_FALSE(ParsePublicKey("").ok());
+  EXPECT_FALSE(ParsePublicKey("AAAA").ok());
+  EXPECT_FALSE(
+      ParsePublicKey("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA").ok());
+  const std::string good =
+      "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+  EXPECT_TRUE(ParsePublicKey(good).ok());
+  EXPECT_FALSE(ParsePublicKey(good.substr(0, 56)).ok());
+}
+
 TEST(ParseIkeProposal, WordsAndOrder) {
   absl::StatusOr<ike::IkeProposal> proposal =
       ParseIkeProposal("aes128gcm16-prfsha512-prfsha256-ecp384-x25519");
@@ -321,7 +333,10 @@ TEST_F(LoadConfigTest, RefusesAShortOrAbsentSecretOrOneThatIsNoFile) {
 }
 
 TEST_F(LoadConfigTest, PublicKeyFilesAndPrivateKeyByMistake) {
-  Write("own.key", "-", 0600);
+  Write("own.key",
+        "-----BEGIN PRIVATE KEY-----\n"
+        "MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n"
+        "-----END PRIVATE KEY-----\n");
   const std::string path = Write(
       "n.yaml", Minimal("auth: {privateKeyFile: own.key}\n"
                         "peers: [{name: b, addresses: [192.0.2.2], podCIDRs: "
@@ -340,6 +355,7 @@ TEST_F(LoadConfigTest, PublicKeyFilesAndPrivateKeyByMistake) {
         "-----END PRIVATE KEY-----\n",
         0644);
   const std::string error = ErrorOfFile(path);
+  EXPECT_THAT(error, HasSubstr("n.yaml:8:"));
   EXPECT_THAT(error, HasSubstr("private key"));
   EXPECT_THAT(error, Not(HasSubstr("MC4CAQ")));
 }
