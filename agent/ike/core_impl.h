@@ -85,6 +85,7 @@ class Core::Impl {
   void ResolveCrossing(Peer& peer, IkeSa& sa);
   void AbandonAttempts(Peer& peer);
   void OnChildMissing(IkeSa& sa);
+  void EnsureChild(Peer& peer);
   void OnPathChanged(IkeSa& sa);
   void RunPeerTimers(Peer& peer);
   void StartAttempt(Peer& peer);

@@ -160,6 +160,7 @@ void Core::Impl::Settle() {
       const PeerId id = *touched_peers_.begin();
       touched_peers_.erase(touched_peers_.begin());
       if (Peer* peer = peers_.Find(id)) {
+        EnsureChild(*peer);
         Schedule(/*peer=*/true, id.value(), PeerTimeout(*peer));
         ForgetIfUnused(id);
       }
@@ -264,7 +265,6 @@ void Core::Impl::AbandonAttempts(Peer& peer) {
 
 void Core::Impl::OnChildMissing(IkeSa& sa) {
   Peer& peer = *sa.peer();
-  Touch(peer.id);
   if (peer.removed || peer.child_at || !peer.establishing.wanted() ||
       sa.stage() != IkeSa::Stage::kEstablished) {
     return;
@@ -275,6 +275,17 @@ void Core::Impl::OnChildMissing(IkeSa& sa) {
   ++peer.child_failures;
   if (!peer.config->initiate) wait += peer.config->grace;
   peer.child_at = ctx_.now + ctx_.Jitter(wait, 0.25);
+}
+
+void Core::Impl::EnsureChild(Peer& peer) {
+  // However it came to that: an exchange refused, a job or an install failed.
+  for (IkeSaId id : peer.established) {
+    IkeSa* sa = Find(id);
+    if (sa != nullptr && sa->stage() == IkeSa::Stage::kEstablished &&
+        sa->Idle() && !peer.tunnels.HasLive(id)) {
+      OnChildMissing(*sa);
+    }
+  }
 }
 
 void Core::Impl::OnPathChanged(IkeSa& sa) {

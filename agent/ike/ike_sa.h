@@ -106,6 +106,8 @@ class IkeSa {
   // The wish that own_task() fulfils; nullopt for IKE_SA_INIT and IKE_AUTH.
   const std::optional<Wish>& current() const { return current_; }
   bool WindowFree() const { return !own_task_ && !requests_.in_flight(); }
+  // Neither end has an exchange under way, and nothing is wanted.
+  bool Idle() const { return WindowFree() && !peer_task_ && wishes_.empty(); }
   bool Wants(Wish::Kind kind, ChildSaId child = {}) const;
 
   // --- for tasks ---
@@ -166,6 +168,7 @@ class IkeSa {
   // Incoming (ike_sa_receive.cc).
   void HandleClear(const Path& path, const wire::Message& message,
                    base::ByteSpan raw);
+  void HandleUnprotected(const wire::Message& message);
   void Hold(const Path& path, base::ByteSpan bytes);
   void HandleProtected(const Path& path, const wire::Message& message);
   void HandleFragment(const Path& path, const wire::Message& message,

@@ -38,8 +38,7 @@ void IkeSa::HandleDatagram(const Path& path, base::ByteSpan bytes) {
   } else if (message.header.exchange == wire::ExchangeType::kIkeSaInit) {
     HandleClear(path, message, bytes);
   } else if (!message.encrypted) {
-    // RFC 7296 2.21.4: what is not protected is no reason to do anything.
-    ++ctx_.counters.malformed;
+    HandleUnprotected(message);
   } else if (stage_ == Stage::kInit) {
     if (!initiator_) Hold(path, bytes);
   } else {
@@ -66,6 +65,19 @@ void IkeSa::HandleClear(const Path& path, const wire::Message& message,
     return;
   }
   ResendResponse(path);
+}
+
+void IkeSa::HandleUnprotected(const wire::Message& message) {
+  // RFC 7296 2.21.4: what is not protected is no reason to do anything. But
+  // an IKE_SA that is being deleted need not wait for the answer to its Delete
+  // once the peer, whose answer was lost, does not know it any more.
+  const bool deleting = current_ && current_->kind == Wish::Kind::kDeleteIke;
+  if (deleting && message.header.response &&
+      requests_.Awaits(message.header.message_id) &&
+      wire::FindNotify(message.payloads, wire::NotifyType::kInvalidIkeSpi)) {
+    return Close(Ending::kSilent, "deleted");
+  }
+  ++ctx_.counters.malformed;
 }
 
 void IkeSa::Hold(const Path& path, base::ByteSpan bytes) {

@@ -220,7 +220,6 @@ void Tunnels::OwnerGone(Context& ctx, IkeSaId owner, bool keep) {
     child->owner = IkeSaId();
     child->rekey_at.reset();
   }
-  if (keep) SwitchHeld(ctx);
 }
 
 void Tunnels::Inherit(IkeSaId from, IkeSaId to) {

@@ -141,7 +141,7 @@ TEST_F(Pair, ARestartedPeerLosesNoPacket) {
   // b restarts: its core forgets all, its datapath goes on.
   Node& again = lab_.Add("b", 3);
   const_cast<base::IpAddress&>(again.address) = b_.address;
-  again.sas = b_.sas;
+  again.sas = std::move(b_.sas);
   const_cast<base::IpAddress&>(b_.address) =
       base::IpAddress::V4({192, 0, 2, 250});
   PeerConfig config = Lab::PskPeer(again, a_);
