@@ -87,6 +87,7 @@ void Core::Impl::RemovePeer(Peer& peer) {
 void Core::Impl::Establish(Peer& peer, bool at_once) {
   Touch(peer.id);
   peer.establishing.Want(ctx_, *peer.config, at_once);
+  if (at_once) peer.tunnels.ExpectLeftovers();
   RunPeerTimers(peer);
 }
 
@@ -312,12 +313,12 @@ void Core::Impl::Bury(IkeSaId id) {
   Peer* peer = sa->peer();
   if (peer == nullptr) return;
   const bool attempt = std::erase(peer->attempts, id) > 0;
-  const bool was_up = std::erase(peer->established, id) > 0;
+  std::erase(peer->established, id);
   if (!peer->removed && peer->attempts.empty() && peer->established.empty() &&
       !peer->establishing.attempt_at()) {
     if (attempt && sa->initiator()) {
       peer->establishing.Failed(ctx_);
-    } else if (attempt || was_up) {
+    } else {
       peer->establishing.Lost(ctx_, *peer->config);
     }
   }

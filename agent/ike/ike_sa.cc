@@ -64,6 +64,29 @@ void IkeSa::RetryLater(Wish::Kind kind, ChildSaId child) {
   if (!Wants(kind, child)) wishes_.push_back({kind, child});
 }
 
+void IkeSa::PassWishesOn(IkeSaId successor) {
+  for (const Wish& wish : wishes_) {
+    switch (wish.kind) {
+      case Wish::Kind::kDeleteChild:
+        ctx_.Notify(Notice::Kind::kDeleteChild, successor, wish.child);
+        break;
+      case Wish::Kind::kRekeyChild:
+        ctx_.Notify(Notice::Kind::kRekeyChild, successor, wish.child);
+        break;
+      case Wish::Kind::kCreateChild:
+        ctx_.Notify(Notice::Kind::kChildMissing, successor);
+        break;
+      case Wish::Kind::kDeleteIke:
+      case Wish::Kind::kRekeyIke:
+      case Wish::Kind::kLiveness:
+        break;
+    }
+  }
+  std::erase_if(wishes_, [](const Wish& wish) {
+    return wish.kind != Wish::Kind::kDeleteIke;
+  });
+}
+
 std::unique_ptr<Task> IkeSa::MakeTask(const Wish& wish) {
   switch (wish.kind) {
     case Wish::Kind::kDeleteIke:

@@ -109,6 +109,8 @@ class IkeSa {
   // Neither end has an exchange under way, and nothing is wanted.
   bool Idle() const { return WindowFree() && !peer_task_ && wishes_.empty(); }
   bool Wants(Wish::Kind kind, ChildSaId child = {}) const;
+  // What is still to be done about CHILD_SAs is the successor's from now on.
+  void PassWishesOn(IkeSaId successor);
 
   // --- for tasks ---
   void set_peer(Peer* peer) { peer_ = peer; }

@@ -68,12 +68,10 @@ void Tunnels::Complete(Context& ctx, ChildSa& child) {
     old->successor = child.id;
     old->rekey_at.reset();
   }
-  const bool sending = std::any_of(
-      children_.begin(), children_.end(),
-      [&](const auto& c) { return c.get() != &child && c->sends(); });
+  const bool sending = leftovers_ || Sends();
   // What still stands, besides this one, asks for proof that the peer has
   // switched before it goes.
-  if (children_.size() > 1) {
+  if (children_.size() > 1 || leftovers_) {
     ctx.Emit(WatchInbound{
         .peer = peer_, .child = child.id, .spi = child.inbound_spi});
   }
@@ -150,6 +148,7 @@ void Tunnels::OutboundInstalled(Context& ctx, ChildSa& child,
 void Tunnels::Confirm(Context& ctx, ChildSa& child) {
   if (child.confirmed) return;
   child.confirmed = true;
+  leftovers_ = false;
   Switch(ctx, child);
   // The peer sends on this one: CHILD_SAs that lost their IKE_SA have done
   // their duty.
@@ -192,8 +191,9 @@ void Tunnels::Retire(Context& ctx, ChildSa& child) {
   child.state = ChildSa::State::kRetired;
   child.held_outbound.reset();
   child.rekey_at.reset();
-  // The new one has to carry the traffic before the old one goes.
-  SwitchHeld(ctx);
+  // The new one has to carry the traffic before the old one goes. What never
+  // carried any, as the redundant one of two rekeys, proves nothing about it.
+  if (was_up && !Sends()) SwitchHeld(ctx);
   child.remove_at = ctx.now + ctx.config.drain_time;
   if (was_up && HasNewer(child)) {
     child.remove_outbound_at =
@@ -211,7 +211,12 @@ void Tunnels::RemoveAll(Context& ctx) {
 }
 
 void Tunnels::OwnerGone(Context& ctx, IkeSaId owner, bool keep) {
-  for (ChildSa* child : Of(owner)) {
+  const std::vector<ChildSa*> owned = Of(owner);
+  // Those that go with it are no way on for each other's traffic.
+  for (ChildSa* child : owned) {
+    if (!keep) child->held_outbound.reset();
+  }
+  for (ChildSa* child : owned) {
     if (child->state == ChildSa::State::kInstalling) {
       Remove(ctx, *child);
       continue;
@@ -226,6 +231,11 @@ void Tunnels::Inherit(IkeSaId from, IkeSaId to) {
   for (const auto& child : children_) {
     if (child->owner == from) child->owner = to;
   }
+}
+
+bool Tunnels::Sends() const {
+  return std::any_of(children_.begin(), children_.end(),
+                     [](const auto& c) { return c->sends(); });
 }
 
 bool Tunnels::HasNewer(const ChildSa& child) const {

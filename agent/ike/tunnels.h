@@ -56,6 +56,10 @@ class Tunnels {
   void PeerRequested(Context& ctx, IkeSaId owner);
   void OwnExchangeEnded(Context& ctx, IkeSaId owner);
 
+  // SAs of an earlier core may still be in the datapath (DESIGN 3): traffic
+  // goes on over them until a new CHILD_SA is confirmed.
+  void ExpectLeftovers() { leftovers_ = true; }
+
   // True when `op` was one of ours.
   bool HandleDatapathDone(Context& ctx, DatapathOpId op,
                           const absl::Status& status);
@@ -80,6 +84,8 @@ class Tunnels {
   void SwitchHeld(Context& ctx);
   void OutboundInstalled(Context& ctx, ChildSa& child,
                          const absl::Status& status);
+  // Whether there is an SA to send on.
+  bool Sends() const;
   // Of outbound SAs younger than `child`'s.
   bool HasNewer(const ChildSa& child) const;
   void RemoveOutbound(Context& ctx, ChildSa& child);
@@ -87,6 +93,7 @@ class Tunnels {
   void SetLifetimes(Context& ctx, ChildSa& child);
 
   PeerId peer_;
+  bool leftovers_ = false;
   uint32_t switches_ = 0;
   std::vector<std::unique_ptr<ChildSa>> children_;
 };

@@ -65,6 +65,7 @@ IkeSaId Spawn(IkeSa& old, const Outcome& outcome, base::ByteSpan secret) {
 
 void HandOver(IkeSa& old, IkeSaId successor) {
   old.peer()->tunnels.Inherit(old.id(), successor);
+  old.PassWishesOn(successor);
   old.peer_rekey.reset();
   old.set_stage(IkeSa::Stage::kReplaced);
   old.ctx().Report(Event::Kind::kIkeSaRekeyed, old.peer_id(), successor, {},
