@@ -137,7 +137,7 @@ TEST_F(Pair, KeptChildSasEndWithTheirHardLifetime) {
 
 TEST_F(Pair, ARestartedPeerLosesNoPacket) {
   Both(false);
-  lab_.Drain();
+  lab_.Run(absl::Seconds(5));
   // b restarts: its core forgets all, its datapath goes on.
   Node& again = lab_.Add("b", 3);
   const_cast<base::IpAddress&>(again.address) = b_.address;

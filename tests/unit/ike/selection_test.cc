@@ -121,6 +121,26 @@ TEST(Proposal, ChildWithoutEsnTransformMeansNone) {
   EXPECT_TRUE(full->suite.esn);
 }
 
+TEST(Proposal, EsnIsPreferredAndCanBeSwitchedOff) {
+  const std::vector<ChildProposal> both = {ChildProposal{}};
+  const std::vector<ChildProposal> none = {{.esn = false}};
+  const auto esn = [](const std::vector<ChildProposal>& ours,
+                      const std::vector<ChildProposal>& theirs) {
+    const auto chosen = ChooseChild(
+        ours, OfferChild(theirs, base::Spi(0x1000), true), 31, true);
+    EXPECT_TRUE(chosen);
+    const auto accepted = AcceptChild(theirs, chosen->answer, true);
+    EXPECT_FALSE(accepted);  // the answer has no SPI yet
+    wire::SaPayload answer = chosen->answer;
+    SetSpi(&answer, base::Spi(0x2000));
+    EXPECT_EQ(AcceptChild(theirs, answer, true)->suite, chosen->suite);
+    return chosen->suite.esn;
+  };
+  EXPECT_TRUE(esn(both, both));
+  EXPECT_FALSE(esn(both, none));
+  EXPECT_FALSE(esn(none, both));
+}
+
 TEST(Proposal, ChildRefusesAhReservedSpisAndMissingPfs) {
   const std::vector<ChildProposal> ours = {ChildProposal{}};
   wire::SaPayload offer = OfferChild(ours, base::Spi(0x1000), true);
