@@ -174,7 +174,7 @@ class CbcCipher : public EspCipher {
            uint8_t* out) {
     uint8_t high[4];
     WriteBigEndian32(static_cast<uint32_t>(sequence >> 32), high);
-    size_t written;
+    size_t written = 0;
     return EVP_MAC_init(mac_.get(), nullptr, 0, nullptr) == 1 &&
            EVP_MAC_update(mac_.get(), octets, size) == 1 &&
            (!esn_ || EVP_MAC_update(mac_.get(), high, sizeof high) == 1) &&
@@ -288,7 +288,7 @@ uint64_t KeyFingerprint(base::ByteSpan encryption_key,
            both.size(), digest.data(), &size) == nullptr) {
     std::abort();
   }
-  uint64_t fingerprint;
+  uint64_t fingerprint = 0;
   std::memcpy(&fingerprint, digest.data(), sizeof fingerprint);
   return fingerprint;
 }

@@ -108,7 +108,8 @@ class Lab:
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
-        self.failed = self.failed or kind is not None
+        if kind is not None and not issubclass(kind, KeyboardInterrupt):
+            self.failed = True
         self.close()
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
