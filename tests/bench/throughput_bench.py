@@ -1,0 +1,194 @@
+"""One TCP stream through a user-space tunnel between two namespaces: espd
+against the newest wireguard-go and strongSwan's kernel-libipsec, side by side.
+
+    throughput_bench.py [SECONDS [ROUNDS]]      run by ./dev bench; needs root
+
+All share this machine's cores with both ends of iperf3, so only ratios mean
+something. The contenders take turns within each round, and medians count.
+"""
+
+import json
+import os
+import pathlib
+import secrets
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from cryptography.hazmat.primitives import serialization  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey  # noqa: E402
+from interop.strongswan import Connection, StrongSwan, installed  # noqa: E402
+from lab import Lab, LabError, Namespace, Wire, go_program, wait_until  # noqa: E402
+from lab.espd import AES256_GCM, Espd, Pair  # noqa: E402
+
+SECONDS = 3
+ROUNDS = 5
+MUST, TOWARD = 6.0, 10.0
+OUTER = ("192.0.2.1", "192.0.2.2")
+INNER = ("10.244.1.1", "10.244.2.1")
+MTU = 1420  # of the tunnel's device, where it is ours to choose
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Contender:
+    """Two namespaces with a tunnel between them."""
+
+    def __init__(self, lab: Lab, name: str, offloads: bool):
+        self.name = name
+        self.lab = lab
+        self.short = type(self).__name__[:3].lower() + type(self).__name__[-3:].lower()
+        self.wire = Wire(lab, suffix=f"{self.short}-w", offloads=offloads)
+        self.nodes = []
+        for number in (1, 2):
+            node = Namespace(lab, f"{self.short}-{number}")
+            self.wire.attach(node, number)
+            self.nodes.append(node)
+        self.pids: list[int] = []
+        self.rates: list[float] = []
+        self.costs: list[float] = []
+        self.set_up()
+        wait_until(lambda: self.nodes[0].ping(INNER[1], wait=1), 15, f"{name} carries packets")
+        self.server = self.nodes[1].start(f"iperf-{self.short}", ["iperf3", "-s", "--forceflush"])
+        self.server.wait_for_log("listening", 10)
+
+    def set_up(self) -> None:
+        raise NotImplementedError
+
+    def measure(self, seconds: int) -> None:
+        before = sum(map(cpu_seconds, self.pids))
+        result = self.nodes[0].run(
+            ["iperf3", "-c", INNER[1], "-t", seconds, "-O", 1, "-C", "cubic", "-J"],
+            timeout=seconds + 30)
+        used = sum(map(cpu_seconds, self.pids)) - before
+        report = json.loads(result.stdout)["end"]
+        octets = report["sum_received"]["bytes"]
+        self.rates.append(report["sum_received"]["bits_per_second"] / 1e9)
+        # -O leaves the first second out of the octets, not out of the time.
+        self.costs.append(used * 1e9 / (octets * (seconds + 1) / seconds))
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+    @property
+    def cost(self) -> float:
+        return statistics.median(self.costs)
+
+    def ping_us(self) -> float:
+        output = self.nodes[0].run(
+            ["ping", "-n", "-q", "-c", "200", "-i", "0.002", INNER[1]]).stdout
+        return float(output.split("= ")[1].split("/")[1]) * 1000
+
+
+class Espalier(Contender):
+    options: list[str] = []
+
+    def set_up(self) -> None:
+        ends = [Espd(node, [INNER[i]], mtu=MTU, options=self.options)
+                for i, node in enumerate(self.nodes)]
+        Pair(*ends, OUTER).connect(AES256_GCM)
+        self.pids = [end.process.pid for end in ends]
+
+
+class EspalierOpenssl(Espalier):
+    options = ["--openssl"]
+
+
+class WireguardGo(Contender):
+    def set_up(self) -> None:
+        program = go_program("golang.zx2c4.com/wireguard")
+        keys = [X25519PrivateKey.generate() for _ in self.nodes]
+        raw = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+        for i, node in enumerate(self.nodes):
+            # Its control socket's place is fixed, so the name is this run's.
+            device = f"wg{secrets.token_hex(4)}"
+            process = node.start(f"wireguard-{self.short}-{i}", [program, "-f", device],
+                                 env={"LOG_LEVEL": "error"})
+            socket = pathlib.Path(f"/run/wireguard/{device}.sock")
+            process.wait_for(socket.exists, 10, "its control socket")
+            private = keys[i].private_bytes(
+                serialization.Encoding.Raw, serialization.PrivateFormat.Raw,
+                serialization.NoEncryption()).hex()
+            self._configure(socket, "\n".join([
+                "set=1", f"private_key={private}", "listen_port=51820",
+                f"public_key={keys[1 - i].public_key().public_bytes(*raw).hex()}",
+                f"endpoint={OUTER[1 - i]}:51820", f"allowed_ip={INNER[1 - i]}/32", "", ""]))
+            node.run(["ip", "address", "add", f"{INNER[i]}/32", "dev", device])
+            node.run(["ip", "link", "set", device, "mtu", MTU, "up"])
+            node.run(["ip", "route", "add", f"{INNER[1 - i]}/32", "dev", device])
+            self.pids.append(process.pid)
+
+    @staticmethod
+    def _configure(path: pathlib.Path, text: str) -> None:
+        import socket
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+            connection.sendall(text.encode())
+            answer = connection.recv(1000)
+            if b"errno=0" not in answer:
+                raise LabError(f"wireguard-go answered {answer!r}")
+
+
+class Libipsec(Contender):
+    def set_up(self) -> None:
+        psk = secrets.token_hex(16)
+        daemons = []
+        for i, node in enumerate(self.nodes):
+            node.run(["ip", "address", "add", f"{INNER[i]}/32", "dev", "lo"])
+            daemon = StrongSwan(self.lab, node, OUTER[i], f"{i}.bench")
+            daemon.configure(Connection(
+                "bench", OUTER[1 - i], f"{1 - i}.bench", f"{INNER[i]}/32",
+                f"{INNER[1 - i]}/32", psk=psk, esp_proposal="aes256gcm16"))
+            daemons.append(daemon)
+        daemons[0].initiate("bench")
+        self.pids = [daemon.process.pid for daemon in daemons]
+
+
+def run(seconds: int, rounds: int, offloads: bool) -> tuple[list[Contender], float]:
+    kinds = [("Espalier, AES-256-GCM", Espalier),
+             ("Espalier, the same by OpenSSL", EspalierOpenssl),
+             ("wireguard-go, newest", WireguardGo)]
+    if installed():
+        kinds.append(("strongSwan kernel-libipsec, AES-256-GCM", Libipsec))
+    else:
+        print("strongSwan is not installed: its line is missing")
+    with Lab(f"throughput-{'on' if offloads else 'off'}") as lab:
+        contenders = [kind(lab, name, offloads) for name, kind in kinds]
+        for _ in range(rounds):
+            for contender in contenders:
+                contender.measure(seconds)
+                time.sleep(0.2)
+        rows = []
+        base = contenders[2]
+        for c in contenders:
+            ratios = [mine / theirs for mine, theirs in zip(c.rates, base.rates)]
+            rows.append((c.name, f"{c.rate:.2f}", f"{min(c.rates):.2f}-{max(c.rates):.2f}",
+                         f"{c.rate / base.rate:.2f}", f"{min(ratios):.2f}-{max(ratios):.2f}",
+                         f"{c.cost:.2f}", f"{c.ping_us():.0f}"))
+        print(f"One TCP stream, {seconds} s, median of {rounds} rounds; offloads of the wire "
+              f"{'on' if offloads else 'off'}")
+        head = ("", "Gb/s", "range", "x wg-go", "range", "CPU ns/octet", "ping us")
+        for row in [head, *rows]:
+            print(f"{row[0]:42}{row[1]:>8}{row[2]:>14}{row[3]:>9}{row[4]:>14}{row[5]:>14}{row[6]:>9}")
+        print(flush=True)
+        return contenders, contenders[0].rate / base.rate
+
+
+def main() -> int:
+    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else ROUNDS
+    _, ratio = run(seconds, rounds, offloads=True)
+    run(seconds, max(1, rounds // 2), offloads=False)
+    print(f"ratio to wireguard-go: {ratio:.2f} (must be {MUST:g}, toward {TOWARD:g}): "
+          f"{'reached' if ratio >= MUST else 'MISSED'}")
+    return 0 if ratio >= MUST else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
