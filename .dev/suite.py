@@ -31,6 +31,7 @@ LABELS = (
     "fuzz",
     "netns",
     "interop",
+    "cni",
 )
 # Of a label, ctest runs so many at once; the others are alone on the machine.
 PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz"}
