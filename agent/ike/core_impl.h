@@ -83,6 +83,7 @@ class Core::Impl {
   void OnEstablished(IkeSa& sa);
   void Displace(Peer& peer, IkeSa& sa);
   void ResolveCrossing(Peer& peer, IkeSa& sa);
+  void BoundEstablished(Peer& peer);
   void AbandonAttempts(Peer& peer);
   void OnChildMissing(IkeSa& sa);
   void EnsureChild(Peer& peer);

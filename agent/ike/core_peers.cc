@@ -13,6 +13,8 @@ namespace {
 // A superfluous IKE_SA that the other end should delete, and does not.
 constexpr absl::Duration kSuperfluous = absl::Seconds(30);
 
+constexpr size_t kMaxIkeSasPerPeer = 6;
+
 void Earliest(std::optional<base::Instant>* result,
               const std::optional<base::Instant>& at) {
   if (at && (!*result || *at < **result)) *result = at;
@@ -212,6 +214,7 @@ void Core::Impl::OnEstablished(IkeSa& sa) {
   if (sa.initial_contact()) Displace(peer, sa);
   ResolveCrossing(peer, sa);
   peer.established.push_back(sa.id());
+  BoundEstablished(peer);
   AbandonAttempts(peer);
   if (prove) sa.Want(Wish::Kind::kLiveness);
 }
@@ -245,6 +248,18 @@ void Core::Impl::ResolveCrossing(Peer& peer, IkeSa& sa) {
       loser.Want(Wish::Kind::kDeleteIke);
     } else {
       loser.set_delete_at(ctx_.now + kSuperfluous);
+    }
+  }
+}
+
+void Core::Impl::BoundEstablished(Peer& peer) {
+  // A peer that begins one IKE_SA after another fills no memory.
+  while (peer.established.size() > kMaxIkeSasPerPeer) {
+    const IkeSaId oldest = peer.established.front();
+    peer.established.erase(peer.established.begin());
+    Touch(oldest);
+    if (IkeSa* sa = Find(oldest)) {
+      sa->Close(IkeSa::Ending::kSilent, "too many IKE_SAs of this peer");
     }
   }
 }

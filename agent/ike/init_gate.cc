@@ -71,8 +71,10 @@ InitGate::Decision InitGate::Judge(Context& ctx, const Path& path,
   std::optional<ChosenIke> chosen = ChooseIke(
       ctx.peers->ProposalsFor(path.remote.address), *offer, ke->group);
   if (!chosen) {
-    ctx.Report(Event::Kind::kNoProposalChosen, PeerId(), IkeSaId(), {},
-               path.remote.ToString());
+    if (reports_.Allow(ctx.now)) {
+      ctx.Report(Event::Kind::kNoProposalChosen, PeerId(), IkeSaId(), {},
+                 path.remote.ToString());
+    }
     decision.reply =
         Reply(request, NotifyPayload::Of(NotifyType::kNoProposalChosen));
     return decision;

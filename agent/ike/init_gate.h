@@ -10,6 +10,7 @@
 #include "agent/ike/context.h"
 #include "agent/ike/cookie.h"
 #include "agent/ike/nat_detection.h"
+#include "agent/ike/rate_limit.h"
 #include "agent/ike/tasks/task.h"
 #include "agent/wire/message.h"
 
@@ -37,6 +38,8 @@ class InitGate {
 
  private:
   CookieJar cookies_;
+  // Strangers do not fill the log.
+  RateLimit reports_{1};
 };
 
 }  // namespace espalier::ike

@@ -91,6 +91,11 @@ Task::Progress CreateChildResponder::HandleCrypto(IkeSa& sa,
 }
 
 Task::Progress CreateChildResponder::Install(IkeSa& sa, base::ByteSpan secret) {
+  // Rekeyed or given up while the arithmetic ran: what was made here now would
+  // belong to nobody.
+  if (sa.stage() != IkeSa::Stage::kEstablished) {
+    return Refuse(sa, NotifyPayload::Of(NotifyType::kTemporaryFailure));
+  }
   ChildPlan& plan = child_.plan;
   plan.keys = DeriveChildKeys(sa.suite().prf, sa.keys().sk_d.span(), secret,
                               peer_nonce(), nonce_, plan.suite);
