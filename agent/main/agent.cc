@@ -227,6 +227,7 @@ void Agent::Reload() {
               {{"fields", absl::StrJoin(later, ", ")}});
   }
   cluster->node = mesh_->node();
+  cluster->drain_time = config_.timers.drain_time;
   config_.peers = std::move(loaded->peers);
   base::SetLogLevel(loaded->log_level);
   mesh_->SetCluster(*std::move(cluster));

@@ -37,6 +37,7 @@ std::vector<std::string> StartOnlyChanges(const mesh::Config& running,
           b.timers.liveness_interval);
   compare("timers.natKeepalive", a.timers.nat_keepalive_interval,
           b.timers.nat_keepalive_interval);
+  compare("timers.drain", a.timers.drain_time, b.timers.drain_time);
   compare("timers.retransmitFirst", a.timers.retransmit_base,
           b.timers.retransmit_base);
   compare("timers.retransmitMax", a.timers.retransmit_max,
