@@ -94,7 +94,7 @@ class AeadCipher : public EspCipher {
     std::memcpy(nonce.data() + kSalt, packet + kHeader, kAeadIv);
     std::array<uint8_t, 12> aad;
     const size_t aad_size = MakeAad(esn_, sequence, packet, aad.data());
-    int written;
+    int written = 0;
     return EVP_CipherInit_ex(context_.get(), nullptr, nullptr, nullptr,
                              nonce.data(), encrypt) == 1 &&
            EVP_CipherUpdate(context_.get(), nullptr, &written, aad.data(),
