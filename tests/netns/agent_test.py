@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lab import Node, Wire, binary, wait_until
+from lab import CLUSTER_CIDRS, Capture, Node, Wire, binary, wait_until
 
 PSK = "a pre-shared key for these tests alone"
 
@@ -119,7 +119,7 @@ def test_sigterm_ends_the_agent_and_nothing_else(nodes):
     assert lost(pingers) == [[], []]
 
 
-def test_absent_agent_is_said_clearly(nodes):
+def look_absent_agent_is_said_clearly(nodes):
     kill_agent(nodes[0])
     result = nodes[0].namespace.run(
         [binary("kubectl-espalier"), "--socket", nodes[0].agent_socket, "status"],
@@ -222,14 +222,14 @@ def test_wrong_key_never_comes_up(nodes):
                "a ping")
 
 
-def test_second_agent_is_refused(nodes):
+def look_second_agent_is_refused(nodes):
     result = nodes[0].namespace.run(
         [binary("espalier-agent"), "--config", nodes[0].config_path], check=False)
     assert result.returncode == 4
     assert "another agent (process" in result.stderr
 
 
-def test_rights_are_few(nodes):
+def look_rights_are_few(nodes):
     pid = nodes[0].agent.pid
     fields = dict(line.split(":\t", 1) for line in
                   open(f"/proc/{pid}/status").read().splitlines() if ":\t" in line)
@@ -244,7 +244,7 @@ def test_rights_are_few(nodes):
     assert re.search(r"Max core file size\s+0\s+0", limits)
 
 
-def test_metrics_and_health(nodes):
+def look_metrics_and_health(nodes):
     node = nodes[0]
     nodes[0].pods["pod"].ping(nodes[1].pods["pod"].ipv4)
     # The default of the configuration, ESN included, is what comes out.
@@ -268,7 +268,7 @@ def test_metrics_and_health(nodes):
     assert get("/healthz").startswith("200")
 
 
-def test_check_only_checks(nodes):
+def look_check_only_checks(nodes):
     node = nodes[0]
     good = node.namespace.run([binary("espalier-agent"), "--check", "--config",
                                node.config_path])
@@ -281,8 +281,56 @@ def test_check_only_checks(nodes):
     assert f"{bad}:3:3: unknown field 'adresses' in node: did you mean" in result.stderr
 
 
-def test_no_secret_in_the_logs(nodes):
+def look_no_secret_in_the_logs(nodes):
     for node in nodes:
         assert "tunnel" in node.agent.log()
         assert PSK not in node.agent.log()
         assert PSK.encode().hex() not in node.agent.log()
+
+
+def test_one_running_agent(nodes):
+    """What only looks, one after the other; the last ones end something."""
+    for look in (look_second_agent_is_refused, look_rights_are_few,
+                 look_check_only_checks, look_no_secret_in_the_logs,
+                 look_metrics_and_health, look_absent_agent_is_said_clearly):
+        look(nodes)
+
+
+@pytest.mark.parametrize("udp", [True, False], ids=["udp", "protocol50"])
+def test_public_keys_that_the_agents_made(lab, udp):
+    """RFC 7670: each node gets the other's public half from its .pub file.
+    With ESP in UDP, and with protocol 50."""
+    wire = Wire(lab)
+    pair = [Node(lab, wire, name, number)
+            for number, name in enumerate(("node-a", "node-b"), 1)]
+    for node, peer in zip(pair, reversed(pair)):
+        node.write_config([peer], PSK, extra={
+            "auth": {"privateKeyFile": "node.key", "generatePrivateKey": True},
+            "peers": []})
+        node.start_espd()
+        # Without peers it makes its key and waits for a reload.
+        node.start_agent()
+        node.add_pod("pod")
+    capture = Capture(wire, lab.folder / "wire.pcap", CLUSTER_CIDRS)
+    for node, peer in zip(pair, reversed(pair)):
+        reload_with(node, lambda config: config.update({"peers": [{
+            "name": peer.name, "addresses": peer.addresses,
+            "podCIDRs": peer.pod_cidrs, "forceEncapsulation": udp,
+            "auth": {"publicKeyFiles": [str(peer.folder / "node.key.pub")]}}]}))
+    for node in pair:
+        node.wait_for_tunnels(1)
+        tunnel = json.loads(node.kubectl("tunnels", "-o", "json"))["tunnels"][0]
+        assert tunnel["encapsulated"] == udp
+        # The exact overhead of AES-GCM (RFC 4106) with ESN, over IPv4.
+        assert tunnel["mtu"] == (1438 if udp else 1446)
+    source, target = pair[0].pods["pod"], pair[1].pods["pod"]
+    assert source.ping(target.ipv4, count=3) == 3
+    assert source.ping(target.ipv6, count=3) == 3
+    # As large as the pod's device lets through, and not one octet more.
+    mtu = json.loads(pair[0].kubectl("status", "-o", "json"))["pod_mtu"]
+    assert mtu <= tunnel["mtu"]
+    assert source.ping(target.ipv4, size=mtu - 28) == 1
+    assert source.ping(target.ipv4, size=mtu - 27, wait=1) == 0
+    packets = capture.stop()
+    assert packets.plaintext == 0
+    assert packets.esp >= 14
