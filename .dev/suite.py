@@ -32,6 +32,7 @@ LABELS = (
     "netns",
     "interop",
     "cni",
+    "guest",
 )
 # Of a label, ctest runs so many at once; the others are alone on the machine.
 PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz"}
@@ -224,7 +225,7 @@ def main(wanted: list[str], quick: bool) -> int:
     totals = Totals()
     table = stages(totals)
     chosen = choose(table, wanted, quick)
-    packages.ensure(["format", "demo", "test"])
+    packages.ensure(["format", "demo", "test", "guest"])
     if GO_LABELS & set(chosen):
         golang.ensure()
     outcomes: list[Outcome] = []

@@ -121,6 +121,10 @@ absl::Status Socket::SendAll(std::vector<Request>* requests) {
 
 void Socket::Start(Request request, Completion done) {
   const bool dump = (request.flags() & NLM_F_DUMP) == NLM_F_DUMP;
+  if (dump && std::ranges::any_of(pending_, &Pending::dump)) {
+    waiting_dumps_.emplace_back(std::move(request), std::move(done));
+    return;
+  }
   Enqueue(&request, dump, std::move(done));
   const uint32_t sequence = pending_.back().sequence;
   std::vector<Request> requests;
@@ -240,18 +244,30 @@ void Socket::Complete(uint32_t sequence, absl::Status status) {
     status = absl::AbortedError(
         absl::StrCat(finished.what, ": interrupted by changes meanwhile"));
   }
+  if (finished.dump) StartWaitingDump();
   // Last: it may start the next request.
   if (finished.done) {
     finished.done(std::move(status), std::move(finished.replies));
   }
 }
 
+void Socket::StartWaitingDump() {
+  if (waiting_dumps_.empty()) return;
+  auto [request, done] = std::move(waiting_dumps_.front());
+  waiting_dumps_.pop_front();
+  Start(std::move(request), std::move(done));
+}
+
 void Socket::FailAll(const absl::Status& status) {
   std::deque<Pending> failed = std::exchange(pending_, {});
+  const auto waiting = std::exchange(waiting_dumps_, {});
   for (Pending& pending : failed) {
     if (pending.done) {
       pending.done(base::Annotate(status, pending.what), {});
     }
+  }
+  for (const auto& [request, done] : waiting) {
+    if (done) done(base::Annotate(status, request.what()), {});
   }
 }
 

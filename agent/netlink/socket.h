@@ -7,11 +7,13 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "agent/netlink/async_channel.h"
 #include "agent/netlink/channel.h"
 
 struct mnl_socket;
@@ -22,7 +24,7 @@ namespace espalier::netlink {
 // HandleReadable(), called when fd() is readable, runs what is done. One
 // thread at a time. Synchronous calls also run callbacks of requests that were
 // started before and complete while they wait.
-class Socket : public Channel {
+class Socket : public Channel, public AsyncChannel {
  public:
   struct Options {
     int protocol = NETLINK_ROUTE;  // NETLINK_XFRM...
@@ -31,8 +33,6 @@ class Socket : public Channel {
     // How long a synchronous call waits for an answer.
     absl::Duration timeout = absl::Seconds(10);
   };
-  using Completion =
-      std::function<void(absl::Status, std::vector<Reply> replies)>;
   using Notification = std::function<void(const Reply&)>;
 
   // In the calling thread's network namespace.
@@ -59,7 +59,8 @@ class Socket : public Channel {
   // --- for the loop ---
   int fd() const;
   // Sends; `done` runs from HandleReadable (or from here when sending fails).
-  void Start(Request request, Completion done);
+  // The kernel runs one dump a socket at a time (EBUSY): others wait here.
+  void Start(Request request, Completion done) override;
   void HandleReadable();
   // Joins multicast groups (RTNLGRP_*, XFRMNLGRP_*). Use a socket of its own
   // for these. `overrun` runs when messages were lost (ENOBUFS): whatever was
@@ -86,6 +87,7 @@ class Socket : public Channel {
   void HandleMessage(const nlmsghdr& header, base::ByteSpan payload);
   void Complete(uint32_t sequence, absl::Status status);
   void FailAll(const absl::Status& status);
+  void StartWaitingDump();
   // Runs the loop until nothing up to `sequence` is pending.
   absl::Status WaitFor(uint32_t sequence);
 
@@ -94,6 +96,7 @@ class Socket : public Channel {
   uint32_t port_ = 0;
   uint32_t next_sequence_ = 1;
   std::deque<Pending> pending_;
+  std::deque<std::pair<Request, Completion>> waiting_dumps_;
   base::Bytes receive_;
   Notification notify_;
   std::function<void()> overrun_;

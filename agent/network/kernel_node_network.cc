@@ -186,7 +186,7 @@ void KernelNodeNetwork::Apply() {
 
 template <typename Key, typename Value>
 void KernelNodeNetwork::Change(base::Reconciliation<Key, Value>* items) {
-  const auto changes = items->Begin(clock_->Now(), /*may_delete=*/true);
+  const auto changes = items->Begin(clock_->Now(), may_delete());
   if (changes.empty()) return;
   std::vector<netlink::Request> requests;
   // Which change each request is of: a change of a value that the kernel
@@ -367,8 +367,8 @@ void KernelNodeNetwork::ArmTimer() {
   loop_->CancelTimer(std::exchange(timer_, 0));
   base::Instant next = next_resync_;
   for (const std::optional<base::Instant>& due :
-       {routes_.NextDue(true), rules_.NextDue(true),
-        addresses_.NextDue(true)}) {
+       {routes_.NextDue(may_delete()), rules_.NextDue(may_delete()),
+        addresses_.NextDue(may_delete())}) {
     if (due) next = std::min(next, *due);
   }
   if (next == absl::InfiniteFuture()) return;

@@ -61,6 +61,11 @@ class KernelNodeNetwork : public NodeNetwork {
  private:
   template <typename Key, typename Value>
   void Change(base::Reconciliation<Key, Value>* items);
+  // Before the datapath has named its interface the routes that an earlier
+  // agent left over it are not known to be wrong, and traffic flows there.
+  bool may_delete() const {
+    return desired_.has_value() && !desired_->tunnel_interface.empty();
+  }
   absl::Status Read();
   void Apply();
   void ApplySettings();

@@ -1,6 +1,8 @@
 // agent/netlink against the running kernel.
 #include <linux/if.h>
+#include <unistd.h>
 
+#include "absl/strings/str_cat.h"
 #include "agent/netlink/network_namespace.h"
 #include "agent/netlink/route_client.h"
 #include "agent/netlink/socket.h"
@@ -326,6 +328,38 @@ TEST_F(NetlinkKernelTest, OpeningAPathThatIsNoNamespaceFails) {
             absl::StatusCode::kNotFound);
   EXPECT_EQ(Socket::OpenInNamespace("/dev/null").status().code(),
             absl::StatusCode::kFailedPrecondition);
+}
+
+// The kernel answers a second dump on a socket with EBUSY while one runs.
+TEST_F(NetlinkKernelTest, DumpsStartedTogetherRunOneAfterAnother) {
+  const int32_t uplink = MakeUplink();
+  for (uint8_t i = 0; i < 250; ++i) {
+    ASSERT_TRUE(client_
+                    ->Apply(Verb::kAdd, Route{.destination = Net(absl::StrCat(
+                                                  "10.9.", i, ".0/24")),
+                                              .interface_index = uplink})
+                    .ok());
+  }
+  std::vector<size_t> sizes;
+  for (int i = 0; i < 3; ++i) {
+    Request request(RTM_GETROUTE, NLM_F_DUMP, "list routes");
+    rtmsg header{};
+    header.rtm_family = AF_INET;
+    request.PutStruct(header);
+    socket_->Start(std::move(request),
+                   [&](const absl::Status& status, std::vector<Reply> replies) {
+                     EXPECT_TRUE(status.ok()) << status;
+                     sizes.push_back(replies.size());
+                   });
+  }
+  for (int i = 0; i < 1000 && sizes.size() < 3; ++i) {
+    socket_->HandleReadable();
+    usleep(1000);
+  }
+  ASSERT_EQ(sizes.size(), 3u);
+  EXPECT_GE(sizes[0], 250u);
+  EXPECT_EQ(sizes[0], sizes[1]);
+  EXPECT_EQ(sizes[0], sizes[2]);
 }
 
 }  // namespace

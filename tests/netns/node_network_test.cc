@@ -160,6 +160,22 @@ TEST_F(NodeNetworkTest, MakesWhatIsDesiredOnce) {
   EXPECT_EQ(changes, 0);
 }
 
+TEST_F(NodeNetworkTest, ARestartBeforeTheDatapathAnswersTouchesNothing) {
+  network_->SetDesired(Desired());
+  const std::vector<Route> before = Owned();
+  network_ = *KernelNodeNetwork::Open(&loop_, &loop_);
+  DesiredNetwork early = Desired();
+  early.tunnel_interface.clear();
+  network_->SetDesired(early);
+  Settle();
+  EXPECT_THAT(Owned(), ::testing::UnorderedElementsAreArray(before));
+  EXPECT_EQ(client_->LookUpRoute(Ip("10.244.2.9"))->interface_index, tunnel_);
+  // An address of ours that no pod has leads nowhere from the first moment.
+  EXPECT_FALSE(client_->LookUpRoute(Ip("10.244.1.77")).ok());
+  network_->SetDesired(Desired());
+  EXPECT_THAT(Owned(), ::testing::UnorderedElementsAreArray(before));
+}
+
 TEST_F(NodeNetworkTest, FollowsWhatIsDesired) {
   network_->SetDesired(Desired());
   DesiredNetwork desired = Desired();

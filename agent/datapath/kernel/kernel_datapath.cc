@@ -1,0 +1,417 @@
+#include "agent/datapath/kernel/kernel_datapath.h"
+
+#include <linux/netlink.h>
+#include <linux/xfrm.h>
+#include <netinet/in.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/base/log.h"
+#include "agent/base/status_macros.h"
+#include "agent/datapath/kernel/policy_set.h"
+#include "agent/netlink/route_client.h"
+
+namespace espalier::datapath {
+namespace {
+
+using netlink::Reply;
+using netlink::XfrmPolicy;
+using netlink::XfrmState;
+
+bool Owned(base::Reqid reqid) {
+  return reqid.value() >= base::kOwnedReqidFirst &&
+         reqid.value() <= base::kOwnedReqidLast;
+}
+
+// Keys that the kernel read back go at once.
+void WipeReplies(std::vector<Reply>* replies) {
+  for (Reply& reply : *replies) base::Wipe(reply.payload);
+}
+
+// Owned ESP SAs of a dump.
+absl::StatusOr<std::vector<XfrmState>> DecodeStates(
+    std::vector<Reply>* replies) {
+  std::vector<XfrmState> states;
+  absl::Status error;
+  for (const Reply& reply : *replies) {
+    if (reply.type != XFRM_MSG_NEWSA) continue;
+    absl::StatusOr<XfrmState> state = netlink::DecodeState(reply.payload);
+    if (!state.ok()) {
+      error = state.status();
+      break;
+    }
+    // SPI 0: a larval state, which an acquire left (RFC 7296 has no SA yet).
+    if (state->protocol != IPPROTO_ESP || !Owned(state->reqid) ||
+        state->spi.value() == 0) {
+      continue;
+    }
+    states.push_back(*std::move(state));
+  }
+  WipeReplies(replies);
+  if (!error.ok()) return error;
+  return states;
+}
+
+}  // namespace
+
+KernelDatapath::KernelDatapath(base::EventLoop* loop,
+                               base::RandomSource* random, Options options)
+    : loop_(loop), random_(random), options_(std::move(options)) {}
+
+KernelDatapath::~KernelDatapath() {
+  *alive_ = false;
+  loop_->CancelTimer(watch_timer_);
+  for (const auto* socket : {requests_.get(), notifications_.get()}) {
+    if (socket != nullptr) loop_->Unwatch(socket->fd());
+  }
+}
+
+absl::StatusOr<KernelFeatures> KernelDatapath::Probe(
+    netlink::Channel* channel, base::RandomSource* random) {
+  base::EspSa sa;
+  sa.direction = base::Direction::kOutbound;
+  sa.spi = base::Spi(random->U32() | 0x80000000u);
+  // Of the documentation's block (RFC 5737): no packet can meet it.
+  sa.outer_source = base::IpAddress::V4({192, 0, 2, 1});
+  sa.outer_destination = base::IpAddress::V4({192, 0, 2, 2});
+  sa.encapsulation = base::EspSa::Encapsulation{};
+  // With ESN a kernel that knows the direction wants other attributes than one
+  // that doesn't.
+  sa.suite.esn = false;
+  sa.encryption_key = base::SecretBytes(sa.suite.encryption_key_size());
+  random->Fill(sa.encryption_key.mutable_span());
+  sa.reqid = base::Reqid(base::kOwnedReqidLast);
+  const SaKey key{sa.direction, sa.outer_destination, sa.spi};
+  ESPALIER_ASSIGN_OR_RETURN(
+      netlink::Request add,
+      netlink::AddStateRequest(sa, {.direction = true, .nat_keepalive = 20}));
+  if (absl::Status added = channel->Execute(std::move(add)); !added.ok()) {
+    return absl::Status(
+        absl::IsPermissionDenied(added) ? added.code()
+                                        : absl::StatusCode::kUnimplemented,
+        absl::StrCat("this kernel's ESP cannot be used: ", added.message()));
+  }
+  absl::StatusOr<std::vector<Reply>> replies =
+      channel->Query(netlink::GetStateRequest(key));
+  const absl::Status removed =
+      channel->Execute(netlink::DeleteStateRequest(key));
+  if (!replies.ok()) return replies.status();
+  absl::StatusOr<std::vector<XfrmState>> states = DecodeStates(&*replies);
+  if (!states.ok()) return states.status();
+  ESPALIER_RETURN_IF_ERROR(removed);
+  if (states->size() != 1) {
+    return absl::InternalError("the probe's SA could not be read back");
+  }
+  return KernelFeatures{
+      .direction = states->front().direction.has_value(),
+      .nat_keepalive = states->front().nat_keepalive != 0,
+  };
+}
+
+absl::Status KernelDatapath::OpenSockets() {
+  netlink::Socket::Options xfrm{.protocol = NETLINK_XFRM};
+  ESPALIER_ASSIGN_OR_RETURN(requests_, netlink::Socket::Open(xfrm));
+  ESPALIER_ASSIGN_OR_RETURN(notifications_, netlink::Socket::Open(xfrm));
+  ESPALIER_RETURN_IF_ERROR(notifications_->Subscribe(
+      {XFRMNLGRP_EXPIRE, XFRMNLGRP_ACQUIRE},
+      [this](const Reply& notification) { HandleNotification(notification); },
+      [this] { HandleOverrun(); }));
+  for (netlink::Socket* socket : {requests_.get(), notifications_.get()}) {
+    loop_->Watch(socket->fd(), true, false,
+                 [socket](bool, bool) { socket->HandleReadable(); });
+  }
+  return absl::OkStatus();
+}
+
+absl::Status KernelDatapath::MakeInterface() {
+  if (!route_based()) return absl::OkStatus();
+  ESPALIER_ASSIGN_OR_RETURN(const auto socket, netlink::Socket::Open());
+  netlink::RouteClient route(socket.get());
+  absl::Status added = socket->Execute(netlink::AddXfrmInterfaceRequest(
+      options_.interface, options_.if_id, options_.mtu));
+  if (added.ok()) return absl::OkStatus();
+  const absl::StatusOr<netlink::Link> link = route.GetLink(options_.interface);
+  if (!link.ok()) return added;
+  if (link->kind != "xfrm") {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "interface ", options_.interface, " is of kind '", link->kind,
+        "', not xfrm: remove it or configure another name"));
+  }
+  // Left by an earlier agent; its SAs and policies go through it.
+  return route.ChangeLink(link->index, {.up = true, .mtu = options_.mtu});
+}
+
+absl::Status KernelDatapath::Start() {
+  ESPALIER_RETURN_IF_ERROR(OpenSockets());
+  ESPALIER_ASSIGN_OR_RETURN(const KernelFeatures features,
+                            Probe(requests_.get(), random_));
+  ESPALIER_RETURN_IF_ERROR(MakeInterface());
+  base::Log(base::LogLevel::kInfo, "kernel datapath ready",
+            {{"interface", tunnel_interface()},
+             {"route_based", route_based()},
+             {"sa_direction", features.direction},
+             {"nat_keepalive", features.nat_keepalive}});
+  StartWith(requests_.get(), features);
+  return absl::OkStatus();
+}
+
+void KernelDatapath::StartWith(netlink::AsyncChannel* channel,
+                               KernelFeatures features) {
+  channel_ = channel;
+  features_ = features;
+  // Not inside the call: the owner may still be wiring.
+  loop_->RunAfter(absl::ZeroDuration(), [this, alive = alive_] {
+    if (!*alive) return;
+    // The cache of policies first, so that SetPolicy knows what is there.
+    ListPolicies([this](absl::StatusOr<std::vector<Policy>> policies) {
+      if (!policies.ok()) {
+        base::Log(base::LogLevel::kError, "policies cannot be listed",
+                  {{"error", policies.status()}});
+      }
+      if (events_.ready) events_.ready();
+    });
+  });
+}
+
+std::string KernelDatapath::tunnel_interface() const {
+  return route_based() ? options_.interface : options_.policy_based_uplink;
+}
+
+void KernelDatapath::InstallSa(base::EspSa sa, Done done) {
+  const bool outbound = sa.direction == base::Direction::kOutbound;
+  netlink::XfrmStateOptions options{.if_id = if_id(),
+                                    .direction = features_.direction};
+  if (features_.nat_keepalive && outbound) {
+    options.nat_keepalive =
+        static_cast<uint32_t>(absl::ToInt64Seconds(options_.nat_keepalive));
+  }
+  absl::StatusOr<netlink::Request> request =
+      netlink::AddStateRequest(sa, options);
+  if (!request.ok()) {
+    done(request.status());
+    return;
+  }
+  channel_->Start(
+      *std::move(request),
+      [done = std::move(done)](const absl::Status& status,
+                               const std::vector<Reply>&) { done(status); });
+}
+
+void KernelDatapath::RemoveSa(const SaKey& key, Done done) {
+  watched_.erase(key);
+  channel_->Start(netlink::DeleteStateRequest(key),
+                  [done = std::move(done)](const absl::Status& status,
+                                           const std::vector<Reply>&) {
+                    done(absl::IsNotFound(status) ? absl::OkStatus() : status);
+                  });
+}
+
+void KernelDatapath::WatchInbound(const SaKey& key) {
+  watched_.insert(key);
+  ArmWatch();
+}
+
+void KernelDatapath::ArmWatch() {
+  if (watch_timer_ != 0 || watched_.empty()) return;
+  watch_timer_ =
+      loop_->RunAfter(options_.watch_interval, [this] { PollWatched(); });
+}
+
+void KernelDatapath::PollWatched() {
+  watch_timer_ = 0;
+  for (const SaKey& key : watched_) {
+    channel_->Start(
+        netlink::GetStateRequest(key),
+        [this, key, alive = alive_](const absl::Status& status,
+                                    std::vector<Reply> replies) {
+          absl::StatusOr<std::vector<XfrmState>> states =
+              DecodeStates(&replies);
+          if (!*alive) return;
+          if (absl::IsNotFound(status)) watched_.erase(key);
+          if (!status.ok() || !states.ok() || states->empty()) return;
+          if (states->front().packets == 0 || watched_.erase(key) == 0) return;
+          if (events_.inbound_seen) events_.inbound_seen(key);
+        });
+  }
+  ArmWatch();
+}
+
+void KernelDatapath::RunInOrder(std::vector<netlink::Request> requests,
+                                Done done) {
+  if (requests.empty()) {
+    done(absl::OkStatus());
+    return;
+  }
+  netlink::Request next = std::move(requests.front());
+  requests.erase(requests.begin());
+  const bool removal = next.type() == XFRM_MSG_DELPOLICY;
+  auto rest =
+      std::make_shared<std::vector<netlink::Request>>(std::move(requests));
+  channel_->Start(std::move(next), [this, removal, rest, done = std::move(done),
+                                    alive = alive_](
+                                       const absl::Status& status,
+                                       const std::vector<Reply>&) mutable {
+    const bool passed = status.ok() || (removal && absl::IsNotFound(status));
+    if (!passed || !*alive) {
+      done(passed ? absl::CancelledError("the datapath was closed") : status);
+      return;
+    }
+    RunInOrder(std::move(*rest), std::move(done));
+  });
+}
+
+void KernelDatapath::SetPolicy(const Policy& policy, Done done) {
+  const std::vector<XfrmPolicy> wanted = Expand(policy, if_id());
+  std::vector<XfrmPolicy>& known = policies_[policy.reqid];
+  std::vector<netlink::Request> requests;
+  for (const XfrmPolicy& one : wanted) {
+    requests.push_back(netlink::SetPolicyRequest(one));
+  }
+  // What is no longer wanted goes last: traffic never meets a gap.
+  for (const XfrmPolicy& one : known) {
+    const bool kept = std::ranges::any_of(wanted, [&](const XfrmPolicy& w) {
+      return w.way == one.way && w.source == one.source &&
+             w.destination == one.destination && w.if_id == one.if_id;
+    });
+    if (!kept) requests.push_back(netlink::DeletePolicyRequest(one));
+  }
+  // Until it is done either may be there, and a later change must know both.
+  known.insert(known.end(), wanted.begin(), wanted.end());
+  RunInOrder(std::move(requests), [this, policy, wanted, done = std::move(done),
+                                   alive = alive_](const absl::Status& status) {
+    if (*alive && status.ok()) {
+      policies_[policy.reqid] = wanted;
+      desired_[policy.reqid] = policy;
+    }
+    done(status);
+  });
+}
+
+void KernelDatapath::RemovePolicy(base::Reqid reqid, Done done) {
+  std::vector<netlink::Request> requests;
+  for (const XfrmPolicy& one : policies_[reqid]) {
+    requests.push_back(netlink::DeletePolicyRequest(one));
+  }
+  desired_.erase(reqid);
+  RunInOrder(std::move(requests), [this, reqid, done = std::move(done),
+                                   alive = alive_](const absl::Status& status) {
+    if (*alive && status.ok()) policies_.erase(reqid);
+    done(status);
+  });
+}
+
+base::Direction KernelDatapath::DirectionOf(const XfrmState& state) const {
+  if (state.direction) return *state.direction;
+  return std::ranges::find(options_.local_addresses, state.destination) !=
+                 options_.local_addresses.end()
+             ? base::Direction::kInbound
+             : base::Direction::kOutbound;
+}
+
+void KernelDatapath::ListSas(
+    std::function<void(absl::StatusOr<std::vector<InstalledSa>>)> done) {
+  channel_->Start(
+      netlink::DumpStatesRequest(),
+      [this, done = std::move(done), alive = alive_](
+          const absl::Status& status, std::vector<Reply> replies) {
+        absl::StatusOr<std::vector<XfrmState>> states = DecodeStates(&replies);
+        if (!status.ok() || !states.ok() || !*alive) {
+          done(!status.ok() ? status
+               : !states.ok()
+                   ? states.status()
+                   : absl::CancelledError("the datapath was closed"));
+          return;
+        }
+        // Larger by the time that the wall clock jumped, if it did.
+        const auto now =
+            static_cast<uint64_t>(absl::ToUnixSeconds(absl::Now()));
+        std::vector<InstalledSa> result;
+        for (const XfrmState& state : *states) {
+          InstalledSa sa;
+          sa.key = {DirectionOf(state), state.destination, state.spi};
+          sa.outer_source = state.source;
+          sa.reqid = state.reqid;
+          sa.counters.packets = state.packets;
+          sa.counters.bytes = state.bytes;
+          sa.counters.replayed = state.replayed;
+          sa.counters.bad_icv = state.bad_icv;
+          sa.suite = state.suite;
+          sa.encapsulated = state.encapsulated;
+          sa.age = absl::Seconds(now - std::min(now, state.added));
+          result.push_back(std::move(sa));
+        }
+        done(std::move(result));
+      });
+}
+
+void KernelDatapath::ListPolicies(
+    std::function<void(absl::StatusOr<std::vector<Policy>>)> done) {
+  channel_->Start(
+      netlink::DumpPoliciesRequest(),
+      [this, done = std::move(done), alive = alive_](
+          const absl::Status& status, const std::vector<Reply>& replies) {
+        if (!status.ok() || !*alive) {
+          done(status.ok() ? absl::CancelledError("the datapath was closed")
+                           : status);
+          return;
+        }
+        std::map<base::Reqid, std::vector<XfrmPolicy>> found;
+        for (const Reply& reply : replies) {
+          if (reply.type != XFRM_MSG_NEWPOLICY) continue;
+          absl::StatusOr<XfrmPolicy> policy =
+              netlink::DecodePolicy(reply.payload);
+          // A socket's own policy has a direction beyond forward; others may
+          // be anybody's. Only what is whole and ours counts.
+          if (policy.ok() && Owned(policy->reqid)) {
+            found[policy->reqid].push_back(*std::move(policy));
+          }
+        }
+        std::vector<Policy> result;
+        for (const auto& [reqid, set] : found) {
+          const auto wanted = desired_.find(reqid);
+          Policy policy =
+              wanted != desired_.end() &&
+                      SamePolicies(Expand(wanted->second, if_id()), set)
+                  ? wanted->second
+                  : Collapse(set);
+          // Some of its parts are missing or changed: shown as what nobody can
+          // want, so that it is set anew.
+          if (!SamePolicies(Expand(policy, if_id()), set)) {
+            policy.local.clear();
+            policy.remote.clear();
+          }
+          result.push_back(std::move(policy));
+        }
+        policies_ = std::move(found);
+        done(std::move(result));
+      });
+}
+
+void KernelDatapath::HandleNotification(const Reply& notification) {
+  if (notification.type == XFRM_MSG_EXPIRE) {
+    const absl::StatusOr<netlink::XfrmExpire> expire =
+        netlink::DecodeExpire(notification.payload);
+    if (!expire.ok() || !Owned(expire->reqid) || !events_.expired) return;
+    XfrmState state;
+    state.destination = expire->destination;
+    // The notification names no direction on any kernel.
+    events_.expired({DirectionOf(state), expire->destination, expire->spi},
+                    expire->hard);
+  } else if (notification.type == XFRM_MSG_ACQUIRE) {
+    const absl::StatusOr<netlink::XfrmAcquire> acquire =
+        netlink::DecodeAcquire(notification.payload);
+    if (!acquire.ok() || !Owned(acquire->reqid) || !events_.acquire) return;
+    events_.acquire(acquire->reqid);
+  }
+}
+
+void KernelDatapath::HandleOverrun() {
+  base::Log(base::LogLevel::kWarning, "xfrm notifications were lost");
+  // What expired or is waited for shows in the lists.
+  if (events_.ready) events_.ready();
+}
+
+}  // namespace espalier::datapath
