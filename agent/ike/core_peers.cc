@@ -211,9 +211,10 @@ void Core::Impl::OnEstablished(IkeSa& sa) {
   const bool prove = peer.establishing.at_once() && sa.initiator();
   peer.establishing.Succeeded();
   std::erase(peer.attempts, sa.id());
+  // First of all: what is displaced by it is no loss of the peer.
+  peer.established.push_back(sa.id());
   if (sa.initial_contact()) Displace(peer, sa);
   ResolveCrossing(peer, sa);
-  peer.established.push_back(sa.id());
   BoundEstablished(peer);
   AbandonAttempts(peer);
   if (prove) sa.Want(Wish::Kind::kLiveness);
@@ -224,7 +225,10 @@ void Core::Impl::Displace(Peer& peer, IkeSa& sa) {
   // both carry INITIAL_CONTACT.
   for (IkeSaId id : std::vector<IkeSaId>(peer.established)) {
     IkeSa* other = Find(id);
-    if (other == nullptr || other->established() >= sa.created()) continue;
+    if (other == nullptr || other == &sa ||
+        other->established() >= sa.created()) {
+      continue;
+    }
     std::erase(peer.established, id);
     Touch(id);
     other->Close(IkeSa::Ending::kLost, "the peer has restarted");
@@ -235,7 +239,7 @@ void Core::Impl::ResolveCrossing(Peer& peer, IkeSa& sa) {
   const bool lower = peer.LocalIdentity(ctx_.config) < peer.config->identity;
   for (IkeSaId id : std::vector<IkeSaId>(peer.established)) {
     IkeSa* other = Find(id);
-    if (other == nullptr || other->dead()) continue;
+    if (other == nullptr || other == &sa || other->dead()) continue;
     Touch(id);
     // Initiated by the lower identity: that one stays. Two that the same end
     // began do not cross: the newer replaces the older.

@@ -252,7 +252,11 @@ void IkeSa::Close(Ending ending, const std::string& why) {
   // The peer's rekey made a successor while ours was under way.
   if (peer_rekey) peer_->tunnels.Inherit(id_, peer_rekey->successor);
   peer_->tunnels.OwnerGone(ctx_, id_, ending == Ending::kLost);
-  if (was_up) {
+  // Of a superfluous one, nobody has to hear.
+  const bool last =
+      std::none_of(peer_->established.begin(), peer_->established.end(),
+                   [this](IkeSaId other) { return other != id_; });
+  if (was_up && last) {
     ctx_.Report(Event::Kind::kIkeSaDown, peer_id(), id_, {}, why);
   }
 }

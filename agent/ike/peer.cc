@@ -76,8 +76,9 @@ absl::Status Check(const PeerConfig& config) {
 
 void Establishing::Want(Context& ctx, const PeerConfig& config, bool at_once) {
   at_once_ = at_once_ || at_once;
-  if (wanted_ && !at_once) return;
+  const bool pending = wanted_ && attempt_at_;
   wanted_ = true;
+  if (pending && !at_once) return;
   attempt_at_ = config.initiate || at_once ? ctx.now : ctx.now + config.grace;
 }
 

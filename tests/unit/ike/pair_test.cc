@@ -67,6 +67,7 @@ TEST_F(Pair, BothAtOnceEndWithTheOneOfTheLower) {
               b.core.IkeSas()[0].initiator_spi);
     EXPECT_TRUE(lab.PassBoth(a, b)) << order;
     EXPECT_EQ(a.sas.size(), 2u) << order;
+    EXPECT_EQ(a.Count(Event::Kind::kIkeSaDown), 0) << order;
     EXPECT_EQ(b.sas.size(), 2u) << order;
   }
 }
@@ -94,6 +95,60 @@ TEST_F(Pair, StopEstablishingStops) {
   lab_.Run(absl::Hours(1));
   EXPECT_EQ(a_.sent.size(), sent);
   EXPECT_TRUE(a_.core.IkeSas().empty());
+}
+
+TEST_F(Pair, EstablishAfterDeleteDoesNotWaitForADeadPeer) {
+  Both(false);
+  lab_.Drain();
+  lab_.filter = [](Node&, Node&, Path&, base::Bytes&) { return false; };
+  a_.core.Delete(lab_.now(), PeerId(2));
+  lab_.Run(absl::Seconds(1));
+  lab_.filter = nullptr;
+  a_.core.Establish(lab_.now(), PeerId(2));
+  lab_.Run(absl::Seconds(2));
+  ExpectOne(a_, b_);
+  EXPECT_TRUE(lab_.PassBoth(a_, b_));
+}
+
+TEST_F(Pair, APeerThatBeginsAgainAndAgainIsBounded) {
+  // The same node over and over, each time without a memory.
+  a_.core.Establish(lab_.now(), PeerId(2));
+  lab_.Drain();
+  for (int i = 0; i < 30; ++i) {
+    Lab other;
+    Node& again = other.Add("a", 1);
+    Node& unused = other.Add("b", 2);
+    other.Introduce(again, unused);
+    base::Bytes skipped(static_cast<size_t>(i + 1));
+    again.random.Fill(skipped);
+    again.core.Establish(lab_.now(), PeerId(2));
+    // Joins the two labs by hand: a stranger's core, b's of this one.
+    for (int step = 0; step < 6; ++step) {
+      while (auto action = again.core.PollAction()) {
+        if (auto* job = std::get_if<RunCrypto>(&*action)) {
+          again.core.HandleCryptoDone(lab_.now(), job->id,
+                                      crypto::Run(job->job));
+        } else if (auto* send = std::get_if<SendDatagram>(&*action)) {
+          const Path path = {.local = send->path.remote,
+                             .remote = send->path.local};
+          lab_.hold_wire = true;
+          lab_.Inject(b_, path, send->bytes);
+          while (!lab_.wire.empty()) {
+            const Lab::InFlight answer = lab_.wire.front();
+            lab_.wire.pop_front();
+            again.core.HandleDatagram(
+                lab_.now(),
+                {.local = answer.path.remote, .remote = answer.path.local},
+                answer.bytes);
+          }
+          lab_.hold_wire = false;
+        }
+      }
+    }
+  }
+  EXPECT_LE(b_.core.IkeSas().size(), 8u);
+  EXPECT_LE(b_.sas.size(), 60u);
+  EXPECT_GE(b_.core.counters().ike_sas_established, 20u);
 }
 
 TEST_F(Pair, LivenessAsksAndIsAnswered) {

@@ -163,6 +163,8 @@ TEST_F(Rekey, BothIkeAtOnceEndWithOne) {
     lab_.Run(absl::Minutes(2));
     ExpectSettled();
   }
+  EXPECT_EQ(a_.Count(Event::Kind::kIkeSaDown), 0);
+  EXPECT_EQ(b_.Count(Event::Kind::kIkeSaDown), 0);
 }
 
 TEST_F(Rekey, IkeAgainstChildResolves) {
