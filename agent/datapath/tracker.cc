@@ -46,6 +46,7 @@ Tracker::Tracker(base::EventLoop* loop, base::Clock* clock, Datapath* datapath,
 Tracker::~Tracker() {
   *self_ = nullptr;
   loop_->CancelTimer(timer_);
+  loop_->CancelTimer(refresh_timer_);
   datapath_->SetEvents({});
 }
 
@@ -174,6 +175,7 @@ void Tracker::HandleReady() {
   ++connection_;
   ready_ = false;
   policies_known_ = false;
+  RefreshLater();
   policies_.RetryNow();
   for (auto& [key, removal] : removals_) {
     removal.not_before = absl::InfinitePast();
@@ -296,6 +298,15 @@ void Tracker::HandlePolicies(const std::vector<Policy>& listed) {
   policies_known_ = true;
   ApplyPolicies();
   if (!std::exchange(ready_, true) && events_.ready) events_.ready();
+}
+
+void Tracker::RefreshLater() {
+  loop_->CancelTimer(refresh_timer_);
+  refresh_timer_ = loop_->RunAfter(options_.refresh, [this] {
+    RefreshLater();
+    // A failure is the connection's, and dealt with there.
+    if (ready_) Refresh([](const absl::Status&) {});
+  });
 }
 
 void Tracker::ArmTimer() {

@@ -41,6 +41,8 @@ struct TrackedSa {
 struct TrackerOptions {
   absl::Duration first_retry = absl::Milliseconds(200);
   absl::Duration longest_retry = absl::Seconds(30);
+  // What somebody removes by hand is noticed this often.
+  absl::Duration refresh = absl::Seconds(10);
 };
 
 // One thread, the loop's. A `done` may run inside the call.
@@ -111,6 +113,7 @@ class Tracker {
   void StartRemoval(const SaKey& key);
   void EndRemoval(const SaKey& key, const absl::Status& status);
   void ApplyPolicies();
+  void RefreshLater();
   void ArmTimer();
   void HandleTimer();
 
@@ -129,6 +132,7 @@ class Tracker {
   // Of the last connection: answers of an earlier one are ignored.
   uint64_t connection_ = 0;
   base::EventLoop::TimerId timer_ = 0;
+  base::EventLoop::TimerId refresh_timer_ = 0;
   // Answers that come after the tracker's end find it gone.
   std::shared_ptr<Tracker*> self_;
 };

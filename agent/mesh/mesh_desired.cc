@@ -259,9 +259,7 @@ bool Mesh::ReachesNode(const PeerState& peer,
 }
 
 void Mesh::ApplyNetwork() {
-  // Before the datapath has told its interface nothing is known to be wrong:
-  // the routes of an agent before this one carry traffic.
-  if (!in_sync_ || tracker_.tunnel_interface().empty()) return;
+  if (!in_sync_) return;
   network::DesiredNetwork desired;
   desired.tunnel_interface = tracker_.tunnel_interface();
   desired.own_pod_cidrs = cluster_.node.pod_cidrs;

@@ -1,0 +1,339 @@
+// Two nodes: the real protocol core and the mesh of each, over a datapath in
+// memory and a wire that loses nothing. Packets flow all the time.
+#include <deque>
+
+#include "agent/crypto/job.h"
+#include "agent/datapath/fake/fake_datapath.h"
+#include "agent/ike/core.h"
+#include "agent/mesh/mesh.h"
+#include "gmock/gmock.h"
+#include "tests/support/manual_loop.h"
+#include "tests/unit/ike/lab.h"
+#include "tests/unit/mesh/fake_ike.h"
+
+namespace espalier::mesh {
+namespace {
+
+using base::Direction;
+using datapath::FakeDatapath;
+using ::testing::SizeIs;
+
+struct Datagram {
+  ike::Path path;
+  base::Bytes bytes;
+};
+
+class Side : public IkeControl {
+ public:
+  Side(testing::ManualLoop* loop, std::deque<Datagram>* wire,
+       const std::string& name, int number)
+      : loop_(loop), wire_(wire), number_(number) {
+    node_.name = name;
+    node_.identity = ike::Identity::Fqdn(name);
+    node_.addresses = {Address(number)};
+    node_.pod_cidrs = {Pods(number)};
+  }
+
+  static base::IpAddress Address(int number) {
+    return *base::IpAddress::Parse("192.0.2." + std::to_string(number));
+  }
+  static base::IpPrefix Pods(int number) {
+    return *base::IpPrefix::Parse("10.244." + std::to_string(number) + ".0/24");
+  }
+
+  // Also a restart after kill -9: the datapath stays as it is.
+  void Start(const Side& other) {
+    mesh_.reset();
+    core_.reset();
+    random_ = std::make_unique<ike::testing::TestRandom>(
+        static_cast<uint64_t>(100 * number_ + ++starts_));
+    ike::CoreConfig config;
+    config.identity = node_.identity;
+    core_ = std::make_unique<ike::Core>(config, random_.get());
+    mesh_ = std::make_unique<Mesh>(loop_, loop_, this, &fake, &network);
+    PeerSpec peer;
+    peer.name = other.node_.name;
+    peer.identity = other.node_.identity;
+    peer.addresses = other.node_.addresses;
+    peer.pod_cidrs = other.node_.pod_cidrs;
+    const std::string secret = "a secret of the mesh";
+    peer.credential =
+        std::make_shared<base::SecretBytes>(base::AsBytes(secret));
+    Cluster cluster;
+    cluster.node = node_;
+    cluster.cluster_pod_cidrs = {*base::IpPrefix::Parse("10.244.0.0/16")};
+    cluster.peers = {peer};
+    mesh_->SetCluster(cluster);
+    fake.Connect();
+  }
+
+  // Does what is due; false when there was nothing.
+  bool Step() {
+    bool busy = false;
+    const auto timeout = core_->NextTimeout();
+    if (timeout && *timeout <= loop_->Now()) {
+      core_->HandleTimeout(loop_->Now());
+      busy = true;
+    }
+    while (std::optional<ike::Action> action = core_->PollAction()) {
+      busy = true;
+      if (auto* send = std::get_if<ike::SendDatagram>(&*action)) {
+        wire_->push_back({send->path, std::move(send->bytes)});
+      } else if (auto* run = std::get_if<ike::RunCrypto>(&*action)) {
+        core_->HandleCryptoDone(loop_->Now(), run->id, crypto::Run(run->job));
+      } else {
+        mesh_->HandleIkeAction(*action);
+      }
+    }
+    while (fake.RunOne()) busy = true;
+    return busy;
+  }
+
+  void Receive(const Datagram& datagram) {
+    const ike::Path path{datagram.path.remote, datagram.path.local};
+    core_->HandleDatagram(loop_->Now(), path, datagram.bytes);
+  }
+
+  // One packet to the other side; false when it does not arrive.
+  bool Send(Side& other) {
+    const base::EspSa* const out = fake.Outbound(mesh().Peers().at(0).reqid);
+    if (out == nullptr) return false;
+    const base::SaKey sent{Direction::kOutbound, out->outer_destination,
+                           out->spi};
+    const base::SaKey received{Direction::kInbound, out->outer_destination,
+                               out->spi};
+    const auto found = other.fake.sas().find(received);
+    if (found == other.fake.sas().end() ||
+        !base::ConstantTimeEqual(found->second.encryption_key.span(),
+                                 out->encryption_key.span())) {
+      return false;
+    }
+    return fake.Pass(sent) && other.fake.Pass(received);
+  }
+
+  absl::Status UpsertPeer(ike::PeerConfig peer) override {
+    return core_->UpsertPeer(loop_->Now(), std::move(peer));
+  }
+  void RemovePeer(ike::PeerId peer) override {
+    core_->RemovePeer(loop_->Now(), peer);
+  }
+  void Establish(ike::PeerId peer, bool at_once) override {
+    core_->Establish(loop_->Now(), peer, at_once);
+  }
+  void StopEstablishing(ike::PeerId peer) override {
+    core_->StopEstablishing(loop_->Now(), peer);
+  }
+  void RekeyChildSa(ike::PeerId peer) override {
+    core_->RekeyChildSa(loop_->Now(), peer);
+  }
+  void HandleDatapathDone(ike::DatapathOpId op, absl::Status status) override {
+    core_->HandleDatapathDone(loop_->Now(), op, std::move(status));
+  }
+  void HandleInboundSeen(base::Spi spi) override {
+    core_->HandleInboundSeen(loop_->Now(), spi);
+  }
+  void HandleSaExpired(const base::SaKey& key, bool hard) override {
+    core_->HandleSaExpired(loop_->Now(), key.direction, key.outer_destination,
+                           key.spi, hard);
+  }
+
+  Mesh& mesh() { return *mesh_; }
+  ike::Core& core() { return *core_; }
+  PeerStatus Peer() { return mesh().Peers().at(0); }
+
+  FakeDatapath fake;
+  FakeNetwork network;
+
+ private:
+  testing::ManualLoop* loop_;
+  std::deque<Datagram>* wire_;
+  int number_;
+  int starts_ = 0;
+  LocalNode node_;
+  std::unique_ptr<ike::testing::TestRandom> random_;
+  std::unique_ptr<ike::Core> core_;
+  std::unique_ptr<Mesh> mesh_;
+};
+
+class MeshPairTest : public ::testing::Test {
+ protected:
+  void StartBoth() {
+    a_.Start(b_);
+    b_.Start(a_);
+  }
+
+  // Lets time pass; a packet each way in every hundredth of a second. Packets
+  // go also between any two steps of the nodes, where a switch too early would
+  // lose them.
+  void Run(absl::Duration duration, bool traffic = true) {
+    const base::Instant end = loop_.Now() + duration;
+    while (true) {
+      bool busy = true;
+      while (busy) {
+        busy = a_.Step();
+        Traffic(traffic);
+        busy = b_.Step() || busy;
+        Traffic(traffic);
+        if (!wire_.empty()) {
+          const Datagram datagram = std::move(wire_.front());
+          wire_.pop_front();
+          Side& to = datagram.path.remote.address == Side::Address(1) ? a_ : b_;
+          if (!cut_) to.Receive(datagram);
+          busy = true;
+        }
+      }
+      if (loop_.Now() >= end) return;
+      loop_.Advance(absl::Milliseconds(10));
+    }
+  }
+  void Traffic(bool on) {
+    if (!on) return;
+    (a_.Send(b_) ? arrived_ : lost_) += 1;
+    (b_.Send(a_) ? arrived_ : lost_) += 1;
+  }
+  void ExpectUp() {
+    EXPECT_EQ(a_.Peer().state, TunnelState::kUp) << a_.Peer().last_problem;
+    EXPECT_EQ(b_.Peer().state, TunnelState::kUp) << b_.Peer().last_problem;
+    EXPECT_TRUE(a_.Send(b_));
+    EXPECT_TRUE(b_.Send(a_));
+    EXPECT_EQ(a_.fake.repeated_keys(), 0);
+    EXPECT_EQ(b_.fake.repeated_keys(), 0);
+  }
+  void ExpectOnePair() {
+    EXPECT_THAT(a_.fake.sas(), SizeIs(2));
+    EXPECT_THAT(b_.fake.sas(), SizeIs(2));
+  }
+
+  testing::ManualLoop loop_;
+  std::deque<Datagram> wire_;
+  Side a_{&loop_, &wire_, "node-a", 1};
+  Side b_{&loop_, &wire_, "node-b", 2};
+  bool cut_ = false;
+  uint64_t arrived_ = 0, lost_ = 0;
+};
+
+TEST_F(MeshPairTest, BothStartAndPacketsPass) {
+  StartBoth();
+  Run(absl::Seconds(2));
+  ExpectUp();
+  ExpectOnePair();
+  EXPECT_TRUE(a_.Peer().inbound_seen);
+  arrived_ = lost_ = 0;
+  Run(absl::Seconds(20));
+  EXPECT_EQ(lost_, 0u);
+  EXPECT_GT(arrived_, 1000u);
+}
+
+TEST_F(MeshPairTest, ARekeyLosesNoPacket) {
+  StartBoth();
+  Run(absl::Seconds(2));
+  for (int i = 0; i < 4; ++i) {
+    Side& side = i % 2 == 0 ? a_ : b_;
+    const auto before = a_.Peer().sas;
+    lost_ = 0;
+    side.core().RekeyChildSa(loop_.Now(), side.Peer().id);
+    Run(absl::Seconds(20));
+    EXPECT_EQ(lost_, 0u) << i;
+    ExpectUp();
+    ExpectOnePair();
+    EXPECT_NE(before.at(0).key, a_.Peer().sas.at(0).key) << "no rekey";
+  }
+}
+
+TEST_F(MeshPairTest, AnAgentsRestartLosesNoPacket) {
+  for (const bool lower : {true, false}) {
+    StartBoth();
+    Run(absl::Seconds(20));
+    ExpectUp();
+    Side& dies = lower ? a_ : b_;
+    Side& stays = lower ? b_ : a_;
+    lost_ = arrived_ = 0;
+    const auto before = stays.Peer().sas.at(0).key;
+    dies.Start(stays);
+    Run(absl::Seconds(30));
+    EXPECT_EQ(lost_, 0u) << lower;
+    EXPECT_GT(arrived_, 1000u);
+    ExpectUp();
+    ExpectOnePair();
+    EXPECT_NE(stays.Peer().sas.at(0).key, before);
+  }
+}
+
+TEST_F(MeshPairTest, BothAgentsRestartAtOnceAndLoseNoPacket) {
+  StartBoth();
+  Run(absl::Seconds(20));
+  ExpectUp();
+  lost_ = arrived_ = 0;
+  StartBoth();
+  Run(absl::Minutes(2));
+  EXPECT_EQ(lost_, 0u);
+  ExpectUp();
+  ExpectOnePair();
+}
+
+TEST_F(MeshPairTest, AnAgentThatIsAwayForThreeMinutesCostsNothing) {
+  StartBoth();
+  Run(absl::Seconds(10));
+  lost_ = 0;
+  cut_ = true;  // the others' liveness checks meet silence
+  Run(absl::Minutes(3));
+  EXPECT_EQ(lost_, 0u);
+  b_.Start(a_);
+  cut_ = false;
+  Run(absl::Minutes(2));
+  EXPECT_EQ(lost_, 0u);
+  ExpectUp();
+  ExpectOnePair();
+}
+
+TEST_F(MeshPairTest, ALostDatapathIsNegotiatedAnew) {
+  StartBoth();
+  Run(absl::Seconds(10));
+  for (Side* side : {&a_, &b_}) {
+    side->fake.Restart();
+    EXPECT_FALSE(a_.Send(b_) && b_.Send(a_));
+    Run(absl::Seconds(60));
+    ExpectUp();
+    ExpectOnePair();
+  }
+}
+
+TEST_F(MeshPairTest, AnSaRemovedByHandIsNegotiatedAnew) {
+  StartBoth();
+  Run(absl::Seconds(10));
+  for (const Direction direction :
+       {Direction::kInbound, Direction::kOutbound}) {
+    for (Side* side : {&a_, &b_}) {
+      for (const SaStatus& sa : side->Peer().sas) {
+        if (sa.key.direction == direction) side->fake.RemoveByHand(sa.key);
+      }
+      EXPECT_FALSE(a_.Send(b_) && b_.Send(a_));
+      Run(absl::Seconds(60));
+      ExpectUp();
+      ExpectOnePair();
+    }
+  }
+}
+
+TEST_F(MeshPairTest, EachDatapathCallFailsOnceAndTheTunnelComesUp) {
+  for (const auto how :
+       {FakeDatapath::Failure::kBefore, FakeDatapath::Failure::kAfter}) {
+    for (const bool lower : {true, false}) {
+      for (uint64_t n = 1; n <= 6; ++n) {
+        SCOPED_TRACE(n);
+        wire_.clear();
+        a_.fake = FakeDatapath();
+        b_.fake = FakeDatapath();
+        (lower ? a_ : b_).fake.FailCall(n, how);
+        StartBoth();
+        Run(absl::Minutes(2), /*traffic=*/true);
+        ExpectUp();
+        ExpectOnePair();
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace espalier::mesh
