@@ -157,7 +157,7 @@ TEST_F(TrackerTest, EachPolicyCallFailsOnceAndTheResultIsTheSame) {
        {FakeDatapath::Failure::kBefore, FakeDatapath::Failure::kAfter}) {
     for (uint64_t n = 1; n <= 8; ++n) {
       FakeDatapath fake;
-      Tracker tracker(&loop_, &loop_, &fake);
+      Tracker tracker(&loop_, &loop_, &fake, {.refresh = absl::Hours(1)});
       const auto settle = [&] {
         for (int i = 0; i < 20; ++i) {
           fake.Run();
