@@ -47,64 +47,78 @@ InitGate::Decision InitGate::Judge(Context& ctx, const Path& path,
     ++ctx.counters.malformed;
     return decision;
   }
-  const auto* nonce = wire::Find<wire::NoncePayload>(payloads);
-  const auto* ke = wire::Find<wire::KePayload>(payloads);
-  const auto* offer = wire::Find<wire::SaPayload>(payloads);
-  if (half_open >= ctx.config.cookie_threshold) {
-    const NotifyPayload* cookie =
-        wire::FindNotify(payloads, NotifyType::kCookie);
-    if (cookie == nullptr ||
-        !cookies_.Check(ctx.now, cookie->data, nonce->nonce, path.remote,
-                        request.initiator_spi)) {
-      ++ctx.counters.cookies_sent;
-      decision.solicited = true;
-      decision.reply = Reply(
-          request,
-          NotifyPayload::Of(NotifyType::kCookie,
-                            cookies_.Make(ctx.now, nonce->nonce, path.remote,
-                                          request.initiator_spi)));
-      return decision;
-    }
+  if (half_open >= ctx.config.cookie_threshold &&
+      !HasCookie(ctx, path, *message)) {
+    ++ctx.counters.cookies_sent;
+    decision.solicited = true;
+    decision.reply =
+        Reply(request,
+              NotifyPayload::Of(
+                  NotifyType::kCookie,
+                  cookies_.Make(ctx.now,
+                                wire::Find<wire::NoncePayload>(payloads)->nonce,
+                                path.remote, request.initiator_spi)));
+    return decision;
   }
-  if (half_open >= ctx.config.max_half_open) return decision;
+  if (half_open < ctx.config.max_half_open) {
+    Choose(ctx, path, *message, raw, &decision);
+  }
+  return decision;
+}
 
-  std::optional<ChosenIke> chosen = ChooseIke(
-      ctx.peers->ProposalsFor(path.remote.address), *offer, ke->group);
+bool InitGate::HasCookie(Context& ctx, const Path& path,
+                         const wire::Message& request) {
+  const NotifyPayload* cookie =
+      wire::FindNotify(request.payloads, NotifyType::kCookie);
+  return cookie != nullptr &&
+         cookies_.Check(ctx.now, cookie->data,
+                        wire::Find<wire::NoncePayload>(request.payloads)->nonce,
+                        path.remote, request.header.initiator_spi);
+}
+
+void InitGate::Choose(Context& ctx, const Path& path,
+                      const wire::Message& message, base::ByteSpan raw,
+                      Decision* decision) {
+  const wire::Header& request = message.header;
+  const wire::Payloads& payloads = message.payloads;
+  const auto* ke = wire::Find<wire::KePayload>(payloads);
+  std::optional<ChosenIke> chosen =
+      ChooseIke(ctx.peers->ProposalsFor(path.remote.address),
+                *wire::Find<wire::SaPayload>(payloads), ke->group);
   if (!chosen) {
     if (reports_.Allow(ctx.now)) {
       ctx.Report(Event::Kind::kNoProposalChosen, PeerId(), IkeSaId(), {},
                  path.remote.ToString());
     }
-    decision.reply =
+    decision->reply =
         Reply(request, NotifyPayload::Of(NotifyType::kNoProposalChosen));
-    return decision;
+    return;
   }
   const uint16_t group = static_cast<uint16_t>(chosen->suite.group);
   if (ke->group != group) {
-    decision.reply = Reply(request, NotifyPayload::InvalidKe(group));
-    return decision;
+    decision->reply = Reply(request, NotifyPayload::InvalidKe(group));
+    return;
   }
   if (ke->data.size() != crypto::PublicValueSize(chosen->suite.group)) {
     ++ctx.counters.malformed;
-    return decision;
+    return;
   }
   const auto candidates = ctx.peers->Candidates(path.remote.address);
   const bool force = std::any_of(
       candidates.begin(), candidates.end(),
       [](const Peer* peer) { return peer->config->force_encapsulation; });
-  decision.nat = NatOf({request.initiator_spi, 0}, path, payloads);
-  decision.nat.forced = force;
-  decision.fragmentation =
+  decision->nat = NatOf({request.initiator_spi, 0}, path, payloads);
+  decision->nat.forced = force;
+  decision->fragmentation =
       wire::FindNotify(payloads, NotifyType::kIkev2FragmentationSupported) !=
       nullptr;
-  decision.task = std::make_unique<InitResponder>(
-      InitResponder::Request{.raw = base::Bytes(raw.begin(), raw.end()),
-                             .nonce = nonce->nonce,
-                             .peer_public = ke->data,
-                             .chosen = *std::move(chosen),
-                             .peer_hashes = HashesOf(payloads),
-                             .force_encapsulation = force});
-  return decision;
+  decision->task = std::make_unique<InitResponder>(InitResponder::Request{
+      .raw = base::Bytes(raw.begin(), raw.end()),
+      .nonce = wire::Find<wire::NoncePayload>(payloads)->nonce,
+      .peer_public = ke->data,
+      .chosen = *std::move(chosen),
+      .peer_hashes = HashesOf(payloads),
+      .force_encapsulation = force});
 }
 
 }  // namespace espalier::ike

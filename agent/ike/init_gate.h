@@ -37,6 +37,10 @@ class InitGate {
                  size_t half_open);
 
  private:
+  bool HasCookie(Context& ctx, const Path& path, const wire::Message& request);
+  void Choose(Context& ctx, const Path& path, const wire::Message& message,
+              base::ByteSpan raw, Decision* decision);
+
   CookieJar cookies_;
   // Strangers do not fill the log.
   RateLimit reports_{1};
