@@ -76,14 +76,6 @@ def test_pods_mtu_is_what_fits(mesh):
     assert max(p.length for p in packets.packets) > 1460
 
 
-def test_encapsulated_on_request(lab):
-    mesh = Mesh(lab, peer_fields={"forceEncapsulation": True}).up()
-    mesh.assert_reachable()
-    assert mesh.nodes[0].tunnels()[0]["encapsulated"]
-    packets = mesh.finish()
-    assert (packets.count("esp"), packets.count("esp-udp") > 0) == (0, True)
-
-
 def test_through_a_nat(lab):
     """node-a is behind a router that masquerades: node-b sees the router."""
     outside = Wire(lab)
