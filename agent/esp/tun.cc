@@ -14,23 +14,16 @@
 #include <ctime>
 
 #include "absl/strings/str_cat.h"
-#include "agent/base/log.h"
 #include "agent/base/status_macros.h"
 
 #ifndef TUN_F_USO4  // Linux 6.2
 #define TUN_F_USO4 0x20
 #define TUN_F_USO6 0x40
 #endif
-#ifndef IFLA_GSO_IPV4_MAX_SIZE  // Linux 6.3
-#define IFLA_GSO_IPV4_MAX_SIZE 63
-#endif
 
 namespace espalier::esp {
 namespace {
 
-// So that one super-packet, with ESP around each of its segments, fits one UDP
-// send (65,507 octets).
-constexpr uint32_t kGsoMaxSize = 61000;
 // Packets that wait in the device while this process is busy.
 constexpr uint32_t kTransmitQueue = 1000;
 
@@ -38,8 +31,11 @@ absl::Status Failed(const std::string& name, const char* what) {
   return absl::ErrnoToStatus(errno, absl::StrCat("TUN ", name, ": ", what));
 }
 
-// One RTM_NEWLINK with its acknowledgement.
-absl::Status Configure(const std::string& name, size_t mtu, bool gso) {
+// One RTM_NEWLINK with its acknowledgement. gso_max_size stays at the kernel's
+// 65,536: below that of a pod's interface it would have the kernel cut every
+// super-packet itself. Pods' interfaces get a smaller one, so that a
+// super-packet with ESP around its segments fits one UDP send.
+absl::Status Configure(const std::string& name, size_t mtu) {
   alignas(nlmsghdr) char buffer[512] = {};
   nlmsghdr* header = mnl_nlmsg_put_header(buffer);
   header->nlmsg_type = RTM_NEWLINK;
@@ -53,10 +49,6 @@ absl::Status Configure(const std::string& name, size_t mtu, bool gso) {
   mnl_attr_put_strz(header, IFLA_IFNAME, name.c_str());
   mnl_attr_put_u32(header, IFLA_MTU, static_cast<uint32_t>(mtu));
   mnl_attr_put_u32(header, IFLA_TXQLEN, kTransmitQueue);
-  if (gso) {
-    mnl_attr_put_u32(header, IFLA_GSO_MAX_SIZE, kGsoMaxSize);
-    mnl_attr_put_u32(header, IFLA_GSO_IPV4_MAX_SIZE, kGsoMaxSize);
-  }
   mnl_socket* socket = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
   if (socket == nullptr) return Failed(name, "netlink socket");
   int result = -1;
@@ -117,13 +109,7 @@ absl::StatusOr<std::unique_ptr<Tun>> Tun::Open(const TunOptions& options,
       return Failed(name, "TUNSETOFFLOAD");
     }
   }
-  if (absl::Status status = Configure(name, options.mtu, true); !status.ok()) {
-    // Kernels that know the attributes but refuse them for a TUN only lose
-    // speed.
-    base::Log(base::LogLevel::kInfo, "tun without gso_max_size",
-              {{"interface", name}, {"error", status}});
-    ESPALIER_RETURN_IF_ERROR(Configure(name, options.mtu, false));
-  }
+  ESPALIER_RETURN_IF_ERROR(Configure(name, options.mtu));
   return tun;
 }
 

@@ -275,6 +275,8 @@ class Espd:
         self.command = [binary("espalier-espd"), "--socket", self.path, "--tun", "esp0",
                         "--mtu", mtu, *options]
         self.start()
+        # In place of a pod's interface, which has the same.
+        node.run(["ip", "link", "set", "esp0", "gso_max_size", "60000"])
         for address in inner:
             length = 32 if ":" not in address else 128
             node.run(["ip", "address", "add", f"{address}/{length}", "dev", "esp0",
