@@ -93,7 +93,12 @@ std::string Quoted(const YamlNode& node) {
 void ErrorList::Add(int line, int column, const std::string& message) {
   // Enough to say "and more"; a file of nothing but errors stays cheap.
   if (errors_.size() > 10'000) return;
-  errors_.push_back({line, column, errors_.size(), message});
+  // A value of several lines must not break an error's one line.
+  std::string clean = message;
+  for (char& c : clean) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) c = ' ';
+  }
+  errors_.push_back({line, column, errors_.size(), std::move(clean)});
 }
 
 absl::Status ErrorList::ToStatus() const {
