@@ -13,7 +13,6 @@ namespace {
 
 using base::Log;
 using base::LogLevel;
-using ipam::Lease;
 
 constexpr size_t kMaxQueuedFile = 64 << 10;
 
