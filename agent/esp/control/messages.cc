@@ -398,6 +398,7 @@ bool GetBody(ByteReader& r, Reply* m) {
   uint8_t code;
   std::string text;
   if (!r.ReadU8(&code) || code > 16 || !Get(r, &text)) return false;
+  if (code == 0 && !text.empty()) return false;  // OK carries no message
   m->status = absl::Status(static_cast<absl::StatusCode>(code), text);
   return true;
 }
