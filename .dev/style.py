@@ -92,12 +92,17 @@ def tidy(only: list[str]) -> None:
     bad, fresh = [], 0
     with concurrent.futures.ThreadPoolExecutor(build.jobs()) as pool:
         waiting = [pool.submit(_check, e, salt, stamps) for e in entries.values()]
-        for future in concurrent.futures.as_completed(waiting):
-            name, good, text = future.result()
-            fresh += text != "cached"
-            if not good:
-                bad.append(name)
-                say(f"{name}:\n{text}")
+        try:
+            for future in concurrent.futures.as_completed(waiting):
+                name, good, text = future.result()
+                fresh += text != "cached"
+                if not good:
+                    bad.append(name)
+                    say(f"{name}:\n{text}")
+        except BaseException:
+            # Or an interrupted run would go on to the last file.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     say(f"   {len(entries)} files, {fresh} checked anew, {len(bad)} with findings")
     if bad:
         raise DevError("clang-tidy has findings in: " + " ".join(sorted(bad)))
