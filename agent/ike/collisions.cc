@@ -1,5 +1,7 @@
 #include "agent/ike/collisions.h"
 
+#include <algorithm>
+
 namespace espalier::ike {
 namespace {
 
@@ -36,8 +38,7 @@ std::optional<NotifyPayload> RekeyChildCollision(IkeSa& sa,
           ? std::nullopt
           : notify->EspSpi();
   // The peer names what it receives on: our outbound SA.
-  const ChildSa* old =
-      spi ? sa.peer()->tunnels.FindOutbound(*spi, sa.id()) : nullptr;
+  const ChildSa* old = spi ? sa.peer()->tunnels.FindOutbound(*spi) : nullptr;
   if (old == nullptr || old->state == ChildSa::State::kRetired) {
     NotifyPayload not_found = NotifyPayload::Of(NotifyType::kChildSaNotFound);
     if (notify != nullptr) {
@@ -47,7 +48,8 @@ std::optional<NotifyPayload> RekeyChildCollision(IkeSa& sa,
     return not_found;
   }
   // 2.25.1: being closed, or already replaced and about to be.
-  if (old->deleting || old->successor != ChildSaId() ||
+  // Or still the predecessor's of this IKE_SA, while both ends rekey that.
+  if (old->owner != sa.id() || old->deleting || old->successor != ChildSaId() ||
       old->state == ChildSa::State::kInstalling) {
     return TemporaryFailure();
   }
@@ -79,6 +81,11 @@ std::optional<NotifyPayload> Collision(IkeSa& sa, ExchangeKind kind,
       return std::nullopt;
   }
   return std::nullopt;
+}
+
+bool DeletedEarly(const IkeSa& sa, const ChildSa& child) {
+  return std::find(sa.early_deletes.begin(), sa.early_deletes.end(),
+                   child.outbound_spi) != sa.early_deletes.end();
 }
 
 void SettleChildCollision(IkeSa& sa, ChildSa& child, ChildSaId old,

@@ -16,6 +16,9 @@ std::optional<wire::NotifyPayload> Collision(IkeSa& sa, wire::ExchangeKind kind,
                                              const wire::Payloads& request,
                                              ChildSaId* rekeyed);
 
+// Whether the peer has deleted `child` while it was being made here.
+bool DeletedEarly(const IkeSa& sa, const ChildSa& child);
+
 // Our rekey of `old` made `child`. If the peer's made another one of the same
 // old CHILD_SA, the one whose exchange had the lowest of the four nonces is
 // redundant: it never carries traffic of ours, and who made it deletes it

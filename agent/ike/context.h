@@ -29,6 +29,7 @@ struct Notice {
     kRekeyChild,    // ike_sa: its child is due
     kDeleteChild,   // ike_sa: its child has to go, with a Delete
     kChildMissing,  // ike_sa: it lost its last child
+    kSending,       // ike_sa: its child is up, both ways
     kPathChanged,   // ike_sa: the peer moved; children need new addresses
     kDeleteIke,     // ike_sa: has to go, with a Delete
     kAwaitDelete,   // ike_sa: redundant; the peer will delete it

@@ -84,6 +84,8 @@ class Core::Impl {
   void Displace(Peer& peer, IkeSa& sa);
   void ResolveCrossing(Peer& peer, IkeSa& sa);
   void BoundEstablished(Peer& peer);
+  void OnSending(IkeSa& sa, ChildSaId child);
+  void EndSuperseded(Peer& peer, IkeSa& sa);
   void AbandonAttempts(Peer& peer);
   void OnChildMissing(IkeSa& sa);
   void EnsureChild(Peer& peer);

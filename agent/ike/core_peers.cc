@@ -75,6 +75,7 @@ void Core::Impl::DeleteIkeSas(Peer& peer) {
   }
   for (IkeSaId id : std::exchange(peer.established, {})) {
     Touch(id);
+    peer.tunnels.Supersede(id);
     if (IkeSa* sa = Find(id)) sa->Want(Wish::Kind::kDeleteIke);
   }
 }
@@ -187,6 +188,8 @@ void Core::Impl::HandleNotice(const Notice& notice) {
       return sa->Want(Wish::Kind::kDeleteChild, notice.child);
     case Notice::Kind::kChildMissing:
       return OnChildMissing(*sa);
+    case Notice::Kind::kSending:
+      return OnSending(*sa, notice.child);
     case Notice::Kind::kPathChanged:
       return OnPathChanged(*sa);
     case Notice::Kind::kDeleteIke:
@@ -247,11 +250,12 @@ void Core::Impl::ResolveCrossing(Peer& peer, IkeSa& sa) {
                           other->initiator() != sa.initiator();
     IkeSa& winner = !crossing || sa.initiator() == lower ? sa : *other;
     IkeSa& loser = &winner == &sa ? *other : sa;
+    loser.set_delete_at(ctx_.now + kSuperfluous);
     if (crossing && winner.initiator()) {
-      // Whoever initiated the winner knows that it stands at both ends.
-      loser.Want(Wish::Kind::kDeleteIke);
-    } else {
-      loser.set_delete_at(ctx_.now + kSuperfluous);
+      // Whoever initiated the winner knows that it stands at both ends, and
+      // deletes the other once the winner carries its traffic.
+      loser.superseded_by = winner.id();
+      if (peer.tunnels.IsUp(winner.id())) EndSuperseded(peer, loser);
     }
   }
 }
@@ -265,6 +269,27 @@ void Core::Impl::BoundEstablished(Peer& peer) {
     if (IkeSa* sa = Find(oldest)) {
       sa->Close(IkeSa::Ending::kSilent, "too many IKE_SAs of this peer");
     }
+  }
+}
+
+void Core::Impl::EndSuperseded(Peer& peer, IkeSa& sa) {
+  peer.tunnels.Supersede(sa.id());
+  sa.Want(Wish::Kind::kDeleteIke);
+}
+
+void Core::Impl::OnSending(IkeSa& sa, ChildSaId child) {
+  Peer& peer = *sa.peer();
+  for (IkeSaId id : std::vector<IkeSaId>(peer.established)) {
+    IkeSa* other = Find(id);
+    if (other == nullptr || other->superseded_by != sa.id()) continue;
+    Touch(id);
+    EndSuperseded(peer, *other);
+  }
+  // One CHILD_SA a pair: both ends may have made one where there was none. The
+  // lower identity deletes the older.
+  if (!(peer.LocalIdentity(ctx_.config) < peer.config->identity)) return;
+  for (ChildSaId older : peer.tunnels.OlderTwins(child)) {
+    sa.Want(Wish::Kind::kDeleteChild, older);
   }
 }
 

@@ -24,6 +24,24 @@ bool Due(const std::optional<base::Instant>& at, base::Instant now) {
   return at && *at <= now;
 }
 
+// RFC 7296 2.25.2: the IKE_SA is not rekeyed while CHILD_SAs on it change. What
+// the peer began first is waited for.
+bool Collides(Wish::Kind ours, std::optional<wire::ExchangeKind> peers) {
+  switch (ours) {
+    case Wish::Kind::kRekeyIke:
+      return peers == wire::ExchangeKind::kCreateChildSa ||
+             peers == wire::ExchangeKind::kRekeyChildSa;
+    case Wish::Kind::kDeleteChild:
+    case Wish::Kind::kRekeyChild:
+    case Wish::Kind::kCreateChild:
+      return peers == wire::ExchangeKind::kRekeyIkeSa;
+    case Wish::Kind::kDeleteIke:
+    case Wish::Kind::kLiveness:
+      return false;
+  }
+  return false;
+}
+
 }  // namespace
 
 IkeSa::IkeSa(Context& ctx, Peer* peer, bool initiator, uint64_t local_spi,
@@ -55,6 +73,7 @@ bool IkeSa::Wants(Wish::Kind kind, ChildSaId child) const {
 void IkeSa::Want(Wish::Kind kind, ChildSaId child) {
   if (dead() || Wants(kind, child)) return;
   wishes_.push_back({kind, child});
+  if (successor_ != IkeSaId()) PassWishesOn(successor_);
   Proceed();
 }
 
@@ -62,9 +81,11 @@ void IkeSa::RetryLater(Wish::Kind kind, ChildSaId child) {
   // RFC 7296 2.25: wait, and not as long as the other end does.
   retry_at_ = ctx_.now + ctx_.Jitter(absl::Seconds(4), 0.75);
   if (!Wants(kind, child)) wishes_.push_back({kind, child});
+  if (successor_ != IkeSaId()) PassWishesOn(successor_);
 }
 
 void IkeSa::PassWishesOn(IkeSaId successor) {
+  successor_ = successor;
   for (const Wish& wish : wishes_) {
     switch (wish.kind) {
       case Wish::Kind::kDeleteChild:
@@ -113,7 +134,10 @@ std::optional<Wish> IkeSa::NextWish() {
     // A replaced IKE_SA carries nothing but its own Delete.
     if (stage_ != Stage::kEstablished) return std::nullopt;
     const bool waiting = retry_at_ && ctx_.now < *retry_at_;
+    const auto peers =
+        peer_task_ ? std::optional(peer_task_->kind()) : std::nullopt;
     at = std::find_if(wishes_.begin(), wishes_.end(), [&](const Wish& w) {
+      if (Collides(w.kind, peers)) return false;
       return !waiting || w.kind == Wish::Kind::kDeleteChild ||
              w.kind == Wish::Kind::kLiveness;
     });
@@ -145,6 +169,7 @@ void IkeSa::Proceed() {
 void IkeSa::RunOwn(Progress progress) {
   if (progress == Progress::kDone) {
     own_task_.reset();
+    early_deletes.clear();
     own_wait_until_.reset();
     if (!next_task_) current_.reset();
     return;
@@ -356,6 +381,7 @@ std::optional<base::Instant> IkeSa::NextTimeout() const {
 void IkeSa::HandleTimeout() {
   if (dead()) return;
   responses_.ForgetOld(ctx_.now);
+  if (Due(retry_at_, ctx_.now)) retry_at_.reset();
   CheckWaiting();
   CheckRetransmission();
   if (dead()) return;

@@ -155,6 +155,11 @@ class IkeSa {
     IkeSaId successor;
   };
   std::optional<PeerRekey> peer_rekey;
+  // SPIs in Deletes that overtook the making of their CHILD_SA here; while an
+  // exchange of ours is under way.
+  std::vector<base::Spi> early_deletes;
+  // Of two crossing IKE_SAs the one that goes, once the other carries traffic.
+  IkeSaId superseded_by;
 
   void set_close_at(base::Instant at) { close_at_ = at; }
   // It is superfluous: deleted then, unless the peer does so before.
@@ -228,6 +233,7 @@ class IkeSa {
   std::unique_ptr<Task> own_task_, peer_task_, next_task_;
   std::optional<base::Instant> own_wait_until_, peer_wait_until_;
   std::vector<Wish> wishes_;
+  IkeSaId successor_;  // once replaced
   std::optional<Wish> current_;
   std::optional<base::Instant> retry_at_;  // after TEMPORARY_FAILURE
 

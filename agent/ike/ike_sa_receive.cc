@@ -169,7 +169,10 @@ void IkeSa::HandleChain(const Path& path, const wire::Header& header,
   if (stage_ == Stage::kFailed) return;
   responses_.Accept();
   reply_path_ = path;
-  if (peer_ != nullptr) peer_->tunnels.PeerRequested(ctx_, id_);
+  // What the request deletes is no longer to be switched to.
+  const bool deletes = payloads.ok() &&
+                       wire::Find<wire::DeletePayload>(*payloads) != nullptr;
+  if (peer_ != nullptr && !deletes) peer_->tunnels.PeerRequested(ctx_, id_);
   if (!payloads.ok()) return Refuse(header, payloads.verdict());
   HandleRequest(header, *payloads);
 }

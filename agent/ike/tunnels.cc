@@ -134,6 +134,9 @@ void Tunnels::OutboundInstalled(Context& ctx, ChildSa& child,
     return;
   }
   child.state = ChildSa::State::kUp;
+  if (child.owner != IkeSaId()) {
+    ctx.Notify(Notice::Kind::kSending, child.owner, child.id);
+  }
   ChildSa* old = Find(child.predecessor);
   ctx.Report(
       old == nullptr ? Event::Kind::kChildSaUp : Event::Kind::kChildSaRekeyed,
@@ -227,10 +230,41 @@ void Tunnels::OwnerGone(Context& ctx, IkeSaId owner, bool keep) {
   }
 }
 
+void Tunnels::Supersede(IkeSaId owner) {
+  for (ChildSa* child : Of(owner)) child->redundant = true;
+}
+
 void Tunnels::Inherit(IkeSaId from, IkeSaId to) {
   for (const auto& child : children_) {
     if (child->owner == from) child->owner = to;
   }
+}
+
+std::vector<ChildSaId> Tunnels::OlderTwins(ChildSaId id) const {
+  std::vector<ChildSaId> twins;
+  const auto self = std::find_if(children_.begin(), children_.end(),
+                                 [id](const auto& c) { return c->id == id; });
+  if (self == children_.end()) return twins;
+  const ChildSa& child = **self;
+  for (const auto& c : children_) {
+    if (c->owner != child.owner || !(c->id < id) || c->deleting ||
+        c->redundant || c->state == ChildSa::State::kRetired ||
+        c->state == ChildSa::State::kInstalling || c->id == child.predecessor ||
+        c->successor != ChildSaId() || c->local != child.local ||
+        c->remote != child.remote) {
+      continue;
+    }
+    const bool collided =
+        child.predecessor != ChildSaId() && c->predecessor == child.predecessor;
+    if (!collided) twins.push_back(c->id);
+  }
+  return twins;
+}
+
+bool Tunnels::IsUp(IkeSaId owner) const {
+  return std::any_of(children_.begin(), children_.end(), [&](const auto& c) {
+    return c->owner == owner && c->state == ChildSa::State::kUp;
+  });
 }
 
 bool Tunnels::Sends() const {

@@ -48,6 +48,9 @@ class Tunnels {
 
   // The IKE_SA `owner` is gone. Without `keep`, its children are retired.
   void OwnerGone(Context& ctx, IkeSaId owner, bool keep);
+  // The IKE_SA `owner` lost against one that carries the traffic: nothing is
+  // switched to its children any more.
+  void Supersede(IkeSaId owner);
   // A rekeyed IKE_SA hands its children on (RFC 7296 2.18).
   void Inherit(IkeSaId from, IkeSaId to);
 
@@ -77,6 +80,11 @@ class Tunnels {
   bool empty() const { return children_.empty(); }
   // Not retired, and not on its way out without a successor.
   bool HasLive(IkeSaId owner) const;
+  // Live CHILD_SAs of the same IKE_SA and selectors that are older, and not
+  // what `child` replaces or collided with.
+  std::vector<ChildSaId> OlderTwins(ChildSaId child) const;
+  // One of them is sent on.
+  bool IsUp(IkeSaId owner) const;
 
  private:
   void Switch(Context& ctx, ChildSa& child);

@@ -28,7 +28,7 @@ void KeyLedger::InboundInstalled(int node, base::Spi spi,
 }
 
 void KeyLedger::OutboundAsked(int node, base::Spi spi, const std::string& key,
-                              bool own_inbound_stands) {
+                              bool own_inbound_stands, bool only) {
   Entry& entry = entries_[key];
   const std::string what =
       absl::StrCat("outbound ", absl::Hex(spi.value()), " at node ", node);
@@ -42,13 +42,19 @@ void KeyLedger::OutboundAsked(int node, base::Spi spi, const std::string& key,
     record_->Broken(Invariant::kInboundBeforeOutbound,
                     absl::StrCat(what, ": its inbound twin does not stand"));
   }
-  if (entry.inbound_node < 0 || entry.spi != spi) {
+  if (entry.inbound_node < 0) {
+    if (only) return;
     record_->Broken(Invariant::kInboundBeforeOutbound,
                     absl::StrCat(what, ": the peer has no inbound SA for it"));
-  } else if (entry.inbound_node == node) {
+  } else if (entry.inbound_node == node || entry.spi != spi) {
     record_->Broken(Invariant::kKeyInstalledOnce,
-                    absl::StrCat(what, ": also its inbound key"));
+                    absl::StrCat(what, ": inbound it has another place"));
   }
+}
+
+bool KeyLedger::HasInbound(const std::string& key) const {
+  const auto entry = entries_.find(key);
+  return entry != entries_.end() && entry->second.inbound_node >= 0;
 }
 
 void DatapathModel::Asked(const ike::InstallSa& action) {
@@ -58,7 +64,8 @@ void DatapathModel::Asked(const ike::InstallSa& action) {
                                   return entry.second.child == action.child &&
                                          entry.second.peer == action.peer;
                                 });
-  ledger_->OutboundAsked(node_, action.sa.spi, KeyOf(action.sa), twin);
+  ledger_->OutboundAsked(node_, action.sa.spi, KeyOf(action.sa), twin,
+                         Outbound(action.peer).empty());
 }
 
 void DatapathModel::Install(const ike::InstallSa& action, int epoch) {
@@ -96,7 +103,11 @@ void DatapathModel::Watch(base::Spi spi) {
 std::optional<DatapathModel::Packet> DatapathModel::Send(
     ike::PeerId peer) const {
   for (auto sa = outbound_.rbegin(); sa != outbound_.rend(); ++sa) {
-    if (sa->peer == peer) return Packet{sa->spi, sa->key};
+    if (sa->peer == peer) {
+      return Packet{
+          sa->spi, sa->key,
+          Outbound(peer).size() == 1 && !ledger_->HasInbound(sa->key)};
+    }
   }
   return std::nullopt;
 }

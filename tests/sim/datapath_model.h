@@ -23,8 +23,13 @@ class KeyLedger {
 
   void InboundInstalled(int node, base::Spi spi, const std::string& key);
   // When the core asks for it, since asking is what it must not do too early.
+  // With nothing else to send on (`only`) the responder of an exchange may
+  // send before the initiator can receive: the packets would go nowhere
+  // anyway.
   void OutboundAsked(int node, base::Spi spi, const std::string& key,
-                     bool own_inbound_stands);
+                     bool own_inbound_stands, bool only);
+  // Whether it was ever installed inbound, anywhere.
+  bool HasInbound(const std::string& key) const;
 
  private:
   struct Entry {
@@ -49,6 +54,8 @@ class DatapathModel {
   struct Packet {
     base::Spi spi;
     std::string key;
+    // There was no other SA to send it on, and nobody could receive it yet.
+    bool early = false;
   };
 
   DatapathModel(int node, KeyLedger* ledger) : node_(node), ledger_(ledger) {}

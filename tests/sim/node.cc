@@ -175,6 +175,14 @@ void Node::Do(ike::RunCrypto action) {
   });
 }
 
+absl::Duration Node::DatapathDelay() {
+  // One after the other, as over one socket.
+  const absl::Duration delay =
+      around_.chance->Between(absl::ZeroDuration(), faults_.max_datapath_delay);
+  datapath_done_ = std::max(datapath_done_, now() + delay);
+  return datapath_done_ - now();
+}
+
 void Node::Do(ike::InstallSa action) {
   const bool inbound = action.sa.direction == base::Direction::kInbound;
   Trace(absl::StrCat("installs ", inbound ? "inbound " : "outbound ",
@@ -182,8 +190,7 @@ void Node::Do(ike::InstallSa action) {
                      action.child.value(), " peer ", action.peer.value()));
   datapath_.Asked(action);
   if (sabotage_ == Sabotage::kInstallTwice) datapath_.Asked(action);
-  const absl::Duration delay =
-      around_.chance->Between(absl::ZeroDuration(), faults_.max_datapath_delay);
+  const absl::Duration delay = DatapathDelay();
   const bool fails = around_.chance->Happens(faults_.datapath_failure);
   // A failed call may have taken effect all the same.
   const bool applied = !fails || around_.chance->Happens(0.2);
@@ -221,8 +228,7 @@ void Node::Do(ike::RemoveSa action) {
       action.direction == base::Direction::kInbound ? "inbound " : "outbound ",
       absl::Hex(action.spi.value()), " of child ", action.child.value(),
       " peer ", action.peer.value()));
-  const absl::Duration delay =
-      around_.chance->Between(absl::ZeroDuration(), faults_.max_datapath_delay);
+  const absl::Duration delay = DatapathDelay();
   // The core gets an error once; the datapath's owner goes on trying, since
   // nothing else would remove the SA.
   const bool fails = around_.chance->Happens(faults_.datapath_failure);

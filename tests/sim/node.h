@@ -95,6 +95,8 @@ class Node {
   // Runs `what` later, unless the core is another one by then.
   void Later(absl::Duration delay, std::function<void()> what);
   void AddPeer(int other);
+  // Until the operation that is asked for now is done.
+  absl::Duration DatapathDelay();
   void Trace(const std::string& text) const;
   base::Instant now() const { return around_.scheduler->now(); }
 
@@ -115,6 +117,7 @@ class Node {
   DatapathModel datapath_;
   // Removal of what an earlier core left, once asked for.
   std::map<ike::PeerId, bool> sweeping_;
+  base::Instant datapath_done_ = absl::InfinitePast();
   base::Instant armed_ = absl::InfiniteFuture();
   base::Instant last_timeout_;
   int timeouts_at_once_ = 0;

@@ -153,6 +153,8 @@ void World::SendPacket(int from, int to) {
     if (node(to).ReceivePacket(from, packet)) {
       ++packets_received_;
       last_arrival_[{from, to}] = scheduler_.now();
+    } else if (packet.early) {
+      ++packets_early_;
     } else if (options_.no_packet_lost) {
       record_.Broken(Invariant::kNoPacketLost,
                      absl::StrCat("from node ", from, " to node ", to,
@@ -190,6 +192,11 @@ std::string World::Disagreement(int a, int b) {
       return absl::StrCat("node ", ends[end], " has ", sas[end].size(),
                           " IKE_SAs with node ", ends[1 - end], ":", states);
     }
+  }
+  for (auto& end : sas) {
+    std::erase_if(end[0].children, [](const ike::ChildSaInfo& child) {
+      return child.state == "draining";
+    });
   }
   const ike::IkeSaInfo& left = sas[0][0];
   const ike::IkeSaInfo& right = sas[1][0];

@@ -64,6 +64,8 @@ class World {
   Record& record() { return record_; }
   uint64_t packets_sent() const { return packets_sent_; }
   uint64_t packets_received() const { return packets_received_; }
+  // Sent by a first SA's responder before the initiator had it.
+  uint64_t packets_early() const { return packets_early_; }
   // Empty: the pair has one IKE_SA and one CHILD_SA, the same at both ends.
   std::string Disagreement(int a, int b);
   // Pairs for which that is so.
@@ -85,7 +87,7 @@ class World {
   KeyLedger ledger_;
   std::vector<std::unique_ptr<Node>> nodes_;
   bool started_ = false;
-  uint64_t packets_sent_ = 0, packets_received_ = 0;
+  uint64_t packets_sent_ = 0, packets_received_ = 0, packets_early_ = 0;
   std::map<std::pair<int, int>, base::Instant> last_arrival_;
 };
 

@@ -79,10 +79,15 @@ Task::Progress CreateChildInitiator::Start(IkeSa& sa) {
     ChildSa* old = Old(sa);
     if (old == nullptr || old->owner != sa.id() || old->deleting ||
         old->state == ChildSa::State::kRetired ||
-        old->successor != ChildSaId()) {
+        old->successor != ChildSaId() || old->redundant ||
+        !(old->initiated || old->confirmed)) {
+      // The last: the peer may not have it yet.
       return Progress::kDone;
     }
     old->rekeying = true;
+  } else if (sa.peer()->tunnels.HasLive(sa.id())) {
+    // The peer was first.
+    return Progress::kDone;
   }
   nonce_ = sa.ctx().NewNonce();
   group_ = PreferredGroup(*sa.peer()->config);
@@ -244,6 +249,13 @@ Task::Progress CreateChildInitiator::HandleDatapath(
     return Undo(sa,
                 absl::StrCat("inbound SA not installed: ", status.message()),
                 tunnels.AbortKeepingSpi(sa.ctx(), *child));
+  }
+  if (DeletedEarly(sa, *child)) {
+    tunnels.Abort(sa.ctx(), child->id);
+    if (!tunnels.HasLive(sa.id())) {
+      sa.ctx().Notify(Notice::Kind::kChildMissing, sa.id());
+    }
+    return End(sa);
   }
   SettleChildCollision(sa, *child, rekeyed_, lower_nonce_);
   tunnels.Complete(sa.ctx(), *child);

@@ -96,6 +96,15 @@ Task::Progress CreateChildResponder::Install(IkeSa& sa, base::ByteSpan secret) {
   if (sa.stage() != IkeSa::Stage::kEstablished) {
     return Refuse(sa, NotifyPayload::Of(NotifyType::kTemporaryFailure));
   }
+  // Our own rekey of it was quicker than the arithmetic: only two that know of
+  // each other can be told apart by their nonces (2.8.1).
+  if (rekeyed_ != ChildSaId()) {
+    const ChildSa* old = sa.peer()->tunnels.Find(rekeyed_);
+    if (old == nullptr || old->deleting || old->successor != ChildSaId() ||
+        old->state == ChildSa::State::kRetired) {
+      return Refuse(sa, NotifyPayload::Of(NotifyType::kTemporaryFailure));
+    }
+  }
   ChildPlan& plan = child_.plan;
   plan.keys = DeriveChildKeys(sa.suite().prf, sa.keys().sk_d.span(), secret,
                               peer_nonce(), nonce_, plan.suite);

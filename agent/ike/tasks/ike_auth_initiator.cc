@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agent/ike/child_negotiation.h"
+#include "agent/ike/collisions.h"
 #include "agent/ike/ike_sa.h"
 #include "agent/ike/peer_proof.h"
 #include "agent/ike/tasks/ike_auth.h"
@@ -202,6 +203,11 @@ Task::Progress IkeAuthInitiator::HandleDatapath(IkeSa& sa,
                        ? nullptr
                        : sa.peer()->tunnels.Find(installing->child);
   if (child == nullptr) return Progress::kDone;
+  if (DeletedEarly(sa, *child)) {
+    sa.peer()->tunnels.Abort(sa.ctx(), child->id);
+    sa.ctx().Notify(Notice::Kind::kChildMissing, sa.id());
+    return Progress::kDone;
+  }
   if (status.ok()) {
     sa.peer()->tunnels.Complete(sa.ctx(), *child);
     return Progress::kDone;

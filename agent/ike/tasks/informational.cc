@@ -12,6 +12,8 @@ using wire::NotifyPayload;
 using wire::NotifyType;
 using wire::Payload;
 
+constexpr size_t kMaxEarlyDeletes = 8;
+
 void SendDelete(IkeSa& sa, wire::DeletePayload payload) {
   sa.SendRequest(wire::ExchangeType::kInformational,
                  {Payload::Of(std::move(payload))});
@@ -122,6 +124,7 @@ class InformationalResponder : public Informational {
         DeleteChildren(sa, *del, &answer);
       }
     }
+    if (!whole) sa.peer()->tunnels.PeerRequested(sa.ctx(), sa.id());
     wire::Payloads response;
     // RFC 7296 1.4.1: the Delete of an IKE_SA is answered by an empty message.
     if (!whole && !answer.spis.empty()) {
@@ -145,11 +148,17 @@ class InformationalResponder : public Informational {
     Tunnels& tunnels = sa.peer()->tunnels;
     for (base::Spi spi : del.spis) {
       // The peer names what it receives on: our outbound SA.
-      ChildSa* child = tunnels.FindOutbound(spi, sa.id());
-      if (child == nullptr || child->state == ChildSa::State::kRetired ||
-          child->state == ChildSa::State::kInstalling) {
+      // While both ends rekey the IKE_SA, it may still be the old one's here.
+      ChildSa* child = tunnels.FindOutbound(spi);
+      if (child == nullptr || child->state == ChildSa::State::kInstalling) {
+        // Perhaps of the answer that we still work on.
+        if (sa.own_task() != nullptr &&
+            sa.early_deletes.size() < kMaxEarlyDeletes) {
+          sa.early_deletes.push_back(spi);
+        }
         continue;
       }
+      if (child->state == ChildSa::State::kRetired) continue;
       // 1.4.1: when both delete it at once, neither names it in the answer.
       if (!child->deleting) answer->spis.push_back(child->inbound_spi);
       tunnels.Retire(sa.ctx(), *child);
