@@ -229,18 +229,12 @@ void Node::Do(ike::RemoveSa action) {
       absl::Hex(action.spi.value()), " of child ", action.child.value(),
       " peer ", action.peer.value()));
   const absl::Duration delay = DatapathDelay();
-  // The core gets an error once; the datapath's owner goes on trying, since
-  // nothing else would remove the SA.
-  const bool fails = around_.chance->Happens(faults_.datapath_failure);
-  around_.scheduler->After(fails ? delay + absl::Seconds(1) : delay,
-                           [this, action] {
-                             if (sabotage_ != Sabotage::kIgnoreRemove)
-                               datapath_.Remove(action);
-                           });
-  Later(delay, [this, op = action.op, fails] {
-    core_->HandleDatapathDone(
-        now(), op,
-        fails ? absl::UnavailableError("injected") : absl::OkStatus());
+  // It does not fail: the datapath's owner tries until the SA is gone.
+  around_.scheduler->After(delay, [this, action] {
+    if (sabotage_ != Sabotage::kIgnoreRemove) datapath_.Remove(action);
+  });
+  Later(delay, [this, op = action.op] {
+    core_->HandleDatapathDone(now(), op, absl::OkStatus());
   });
 }
 

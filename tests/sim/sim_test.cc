@@ -252,6 +252,8 @@ TEST(SimTest, CryptoAndDatapathFail) {
   WorldOptions options = Rough();
   options.node_faults.crypto_failure = 0.1;
   options.node_faults.datapath_failure = 0.1;
+  // Where the only SA cannot be installed, packets are lost.
+  options.no_packet_lost = false;
   ForSeeds(kSeeds, options, [](World& world) {
     world.StartAll();
     world.RunFor(absl::Seconds(20));
