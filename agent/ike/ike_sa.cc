@@ -265,6 +265,9 @@ void IkeSa::EstablishAsSuccessorOf(IkeSa& old) {
   nat_ = old.nat_;
   fragmentation_ = old.fragmentation_;
   peer_key_ = old.peer_key_;
+  // What was to go still is.
+  delete_at_ = old.delete_at_;
+  superseded_by = old.superseded_by;
   BecomeEstablished();
 }
 
@@ -461,8 +464,8 @@ void IkeSa::CheckLiveness() {
     ctx_.Emit(SendNatKeepalive{.path = path_});
     last_sent_ = ctx_.now;
   }
-  if (WindowFree() && wishes_.empty() &&
-      ctx_.now >= last_heard_ + ctx_.config.liveness_interval) {
+  // Also while a wish waits for its time.
+  if (WindowFree() && ctx_.now >= last_heard_ + ctx_.config.liveness_interval) {
     Want(Wish::Kind::kLiveness);
   }
 }

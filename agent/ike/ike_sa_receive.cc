@@ -170,8 +170,8 @@ void IkeSa::HandleChain(const Path& path, const wire::Header& header,
   responses_.Accept();
   reply_path_ = path;
   // What the request deletes is no longer to be switched to.
-  const bool deletes = payloads.ok() &&
-                       wire::Find<wire::DeletePayload>(*payloads) != nullptr;
+  const bool deletes =
+      payloads.ok() && wire::Find<wire::DeletePayload>(*payloads) != nullptr;
   if (peer_ != nullptr && !deletes) peer_->tunnels.PeerRequested(ctx_, id_);
   if (!payloads.ok()) return Refuse(header, payloads.verdict());
   HandleRequest(header, *payloads);

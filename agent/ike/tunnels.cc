@@ -215,6 +215,13 @@ void Tunnels::RemoveAll(Context& ctx) {
 
 void Tunnels::OwnerGone(Context& ctx, IkeSaId owner, bool keep) {
   const std::vector<ChildSa*> owned = Of(owner);
+  // Nothing has to be kept where another IKE_SA's is known to carry traffic.
+  keep =
+      keep &&
+      std::none_of(children_.begin(), children_.end(), [owner](const auto& c) {
+        return c->owner != owner && c->owner != IkeSaId() && c->confirmed &&
+               c->state == ChildSa::State::kUp;
+      });
   // Those that go with it are no way on for each other's traffic.
   for (ChildSa* child : owned) {
     if (!keep) child->held_outbound.reset();
@@ -248,9 +255,9 @@ std::vector<ChildSaId> Tunnels::OlderTwins(ChildSaId id) const {
   const ChildSa& child = **self;
   for (const auto& c : children_) {
     if (c->owner != child.owner || !(c->id < id) || c->deleting ||
-        c->redundant || c->state == ChildSa::State::kRetired ||
+        c->state == ChildSa::State::kRetired ||
         c->state == ChildSa::State::kInstalling || c->id == child.predecessor ||
-        c->successor != ChildSaId() || c->local != child.local ||
+        c->successor == id || c->local != child.local ||
         c->remote != child.remote) {
       continue;
     }

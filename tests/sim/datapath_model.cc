@@ -43,7 +43,7 @@ void KeyLedger::OutboundAsked(int node, base::Spi spi, const std::string& key,
                     absl::StrCat(what, ": its inbound twin does not stand"));
   }
   if (entry.inbound_node < 0) {
-    if (only) return;
+    if (only || !hitless_) return;
     record_->Broken(Invariant::kInboundBeforeOutbound,
                     absl::StrCat(what, ": the peer has no inbound SA for it"));
   } else if (entry.inbound_node == node || entry.spi != spi) {

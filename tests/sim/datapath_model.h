@@ -19,7 +19,11 @@ namespace espalier::sim {
 // All keys of a run. Simulated ones: kept in the open.
 class KeyLedger {
  public:
-  explicit KeyLedger(Record* record) : record_(record) {}
+  // `hitless`: SAs are only ever replaced. Where a test deletes them or lets
+  // their installation fail, an end may have nothing to send on but an SA that
+  // the other is not known to have.
+  KeyLedger(Record* record, bool hitless)
+      : record_(record), hitless_(hitless) {}
 
   void InboundInstalled(int node, base::Spi spi, const std::string& key);
   // When the core asks for it, since asking is what it must not do too early.
@@ -37,6 +41,7 @@ class KeyLedger {
     base::Spi spi;
   };
   Record* const record_;
+  const bool hitless_;
   std::map<std::string, Entry> entries_;
 };
 

@@ -125,7 +125,7 @@ TEST(SimTest, RekeysOfBothKindsAtRandom) {
 
 TEST(SimTest, DeletesCollideWithEverything) {
   WorldOptions options = Rough();
-  options.no_packet_lost = false;
+  options.hitless = false;
   ForSeeds(kSeeds, options, [](World& world) {
     world.StartAll();
     world.RunFor(absl::Seconds(15));
@@ -252,8 +252,7 @@ TEST(SimTest, CryptoAndDatapathFail) {
   WorldOptions options = Rough();
   options.node_faults.crypto_failure = 0.1;
   options.node_faults.datapath_failure = 0.1;
-  // Where the only SA cannot be installed, packets are lost.
-  options.no_packet_lost = false;
+  options.hitless = false;
   ForSeeds(kSeeds, options, [](World& world) {
     world.StartAll();
     world.RunFor(absl::Seconds(20));
@@ -276,7 +275,7 @@ TEST(SimTest, CryptoAndDatapathFail) {
 TEST(SimTest, MeshUnderEveryFault) {
   WorldOptions options = Rough();
   options.nodes = 5;
-  options.no_packet_lost = false;
+  options.hitless = false;
   options.packet_interval = absl::Milliseconds(200);
   options.node_faults.crypto_failure = 0.03;
   options.node_faults.datapath_failure = 0.03;

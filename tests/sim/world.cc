@@ -60,7 +60,7 @@ World::World(const WorldOptions& options)
       chance_(options.seed),
       record_(&scheduler_),
       network_(&scheduler_, &chance_, &record_),
-      ledger_(&record_) {
+      ledger_(&record_, options.hitless) {
   record_.set_trace(options.trace);
   network_.set_faults(options.network_faults);
   if (options.nat) network_.PlaceBehindNat(AddressOf(0), NatAddress());
@@ -155,7 +155,7 @@ void World::SendPacket(int from, int to) {
       last_arrival_[{from, to}] = scheduler_.now();
     } else if (packet.early) {
       ++packets_early_;
-    } else if (options_.no_packet_lost) {
+    } else if (options_.hitless) {
       record_.Broken(Invariant::kNoPacketLost,
                      absl::StrCat("from node ", from, " to node ", to,
                                   " on SPI ", absl::Hex(packet.spi.value())));

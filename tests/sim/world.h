@@ -27,9 +27,10 @@ struct WorldOptions {
   bool both_initiate = false;
   // Node 0 is seen through a NAT, and so is the end that begins.
   bool nat = false;
-  // Whether a packet that cannot be decrypted breaks an invariant: not where
-  // the test deletes SAs on purpose.
-  bool no_packet_lost = true;
+  // SAs are only ever replaced: no packet may be lost, and nothing is sent on
+  // an SA that the peer is not known to have. Not where the test deletes SAs
+  // on purpose, or lets their installation fail.
+  bool hitless = true;
   absl::Duration packet_interval = absl::Milliseconds(50);
   ike::CoreConfig core;
   NetworkFaults network_faults;

@@ -79,9 +79,12 @@ Task::Progress CreateChildInitiator::Start(IkeSa& sa) {
     ChildSa* old = Old(sa);
     if (old == nullptr || old->owner != sa.id() || old->deleting ||
         old->state == ChildSa::State::kRetired ||
-        old->successor != ChildSaId() || old->redundant ||
-        !(old->initiated || old->confirmed)) {
-      // The last: the peer may not have it yet.
+        old->successor != ChildSaId() || old->redundant) {
+      return Progress::kDone;
+    }
+    if (!old->initiated && !old->confirmed) {
+      // The peer may not have it yet.
+      sa.RetryLater(Wish::Kind::kRekeyChild, rekeyed_);
       return Progress::kDone;
     }
     old->rekeying = true;
