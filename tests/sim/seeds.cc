@@ -18,6 +18,12 @@ std::optional<uint64_t> OneSeed() {
   return std::strtoull(text, nullptr, 0);
 }
 
+// ESPALIER_SIM_TIMES: so many times the seeds that CI runs.
+uint64_t Times() {
+  const char* text = std::getenv("ESPALIER_SIM_TIMES");
+  return text == nullptr ? 1 : std::strtoull(text, nullptr, 0);
+}
+
 std::string TestName() {
   const auto* info = testing::UnitTest::GetInstance()->current_test_info();
   return std::string(info->test_suite_name()) + "." + info->name();
@@ -29,9 +35,10 @@ void ForSeeds(int count,
               const std::function<WorldOptions(uint64_t seed)>& options,
               const std::function<void(World&)>& body) {
   const std::optional<uint64_t> one = OneSeed();
+  const uint64_t last = static_cast<uint64_t>(count) * Times();
   int failed = 0;
-  for (uint64_t seed = one.value_or(1);
-       one ? seed == *one : seed <= static_cast<uint64_t>(count); ++seed) {
+  for (uint64_t seed = one.value_or(1); one ? seed == *one : seed <= last;
+       ++seed) {
     WorldOptions chosen = options(seed);
     chosen.seed = seed;
     chosen.trace = one.has_value();

@@ -1,5 +1,5 @@
 // Which seeds a test runs: many in CI; the one of ESPALIER_SIM_SEED, or of
-// --seed N, with a trace on stderr.
+// --seed N, with a trace on stderr; ESPALIER_SIM_TIMES=10 ten times as many.
 #ifndef ESPALIER_TESTS_SIM_SEEDS_H_
 #define ESPALIER_TESTS_SIM_SEEDS_H_
 
