@@ -91,20 +91,36 @@ bool DeletedEarly(const IkeSa& sa, const ChildSa& child) {
 void SettleChildCollision(IkeSa& sa, ChildSa& child, ChildSaId old,
                           const base::Bytes& lower_nonce) {
   if (old == ChildSaId()) return;
-  for (const auto& other : sa.peer()->tunnels.all()) {
+  bool redundant = false, compared = false;
+  const Tunnels& tunnels = sa.peer()->tunnels;
+  for (const auto& other : tunnels.all()) {
     if (other.get() == &child || other->predecessor != old ||
-        other->initiated || other->state == ChildSa::State::kRetired) {
+        other->initiated) {
       continue;
     }
+    compared = true;
     if (lower_nonce < other->lower_nonce) {
-      // Ours: the peer's rekey stands, and the peer deletes the old one.
-      child.redundant = true;
-      child.predecessor = ChildSaId();
-      sa.Want(Wish::Kind::kDeleteChild, child.id);
-    } else {
+      redundant = true;
+    } else if (other->state != ChildSa::State::kRetired) {
       other->redundant = true;
     }
   }
+  if (!compared) {
+    // Our answer came so late that what the peer made of the old one has been
+    // rekeyed itself, and is gone: its line stands.
+    const ChildSa* replaced = sa.peer()->tunnels.Find(old);
+    redundant =
+        (replaced == nullptr || replaced->state == ChildSa::State::kRetired) &&
+        std::any_of(
+            tunnels.all().begin(), tunnels.all().end(), [&](const auto& c) {
+              return c.get() != &child && c->owner == sa.id() && c->sends();
+            });
+  }
+  if (!redundant) return;
+  // Ours: the peer's rekey stands, and the peer deletes the old one.
+  child.redundant = true;
+  child.predecessor = ChildSaId();
+  sa.Want(Wish::Kind::kDeleteChild, child.id);
 }
 
 }  // namespace espalier::ike

@@ -261,6 +261,8 @@ void World::Settle(absl::Duration time) {
     }
   }
   const int pairs = size() * (size() - 1) / 2;
+  // An end that is about to give up the other may still look agreed.
+  RunFor(absl::Seconds(20));
   const base::Instant deadline = scheduler_.now() + time;
   do {
     RunFor(absl::Seconds(1));
