@@ -169,7 +169,7 @@ absl::StatusOr<std::vector<Route>> RouteClient::ListRoutes(
            route.interface_index != *filter.interface_index)) {
         continue;
       }
-      result.push_back(std::move(route));
+      result.push_back(route);
     }
   }
   return result;
@@ -194,7 +194,7 @@ absl::StatusOr<Route> RouteClient::LookUpRoute(
     return absl::NotFoundError(
         absl::StrCat("no route to ", destination.ToString()));
   }
-  return std::move(routes.front());
+  return routes.front();
 }
 
 absl::StatusOr<std::vector<Rule>> RouteClient::ListRules() {

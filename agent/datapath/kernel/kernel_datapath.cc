@@ -341,7 +341,7 @@ void KernelDatapath::ListSas(
           sa.suite = state.suite;
           sa.encapsulated = state.encapsulated;
           sa.age = absl::Seconds(now - std::min(now, state.added));
-          result.push_back(std::move(sa));
+          result.push_back(sa);
         }
         done(std::move(result));
       });

@@ -66,7 +66,7 @@ absl::StatusOr<int> Listen(const std::string& path) {
       bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address);
   umask(old_mask);
   if (bound != 0 || listen(fd, 8) != 0) {
-    const absl::Status status =
+    absl::Status status =
         ErrnoStatus(absl::StrCat("espd control socket at ", path));
     close(fd);
     return status;
