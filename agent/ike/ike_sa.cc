@@ -278,7 +278,14 @@ void IkeSa::Close(Ending ending, const std::string& why) {
   stage_ = Stage::kDead;
   if (peer_ == nullptr) return;
   // The peer's rekey made a successor while ours was under way.
-  if (peer_rekey) peer_->tunnels.Inherit(id_, peer_rekey->successor);
+  // Unless that has already gone.
+  if (peer_rekey && std::any_of(ctx_.ike_spis.begin(), ctx_.ike_spis.end(),
+                                [this](const auto& entry) {
+                                  return entry.second == peer_rekey->successor;
+                                })) {
+    peer_->tunnels.Inherit(id_, peer_rekey->successor);
+    PassWishesOn(peer_rekey->successor);
+  }
   peer_->tunnels.OwnerGone(ctx_, id_, ending == Ending::kLost);
   // Of a superfluous one, nobody has to hear.
   const bool last =
