@@ -102,7 +102,7 @@ void KernelNodeNetwork::SetDesired(DesiredNetwork desired) {
 
 absl::Status KernelNodeNetwork::Resync() {
   if (!desired_) return absl::OkStatus();
-  const absl::Status status = Read();
+  absl::Status status = Read();
   failed_["reading the kernel's state"] = status;
   next_resync_ = clock_->Now() + options_.resync;
   if (!status.ok()) {
