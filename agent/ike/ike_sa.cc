@@ -84,6 +84,14 @@ void IkeSa::RetryLater(Wish::Kind kind, ChildSaId child) {
   if (successor_ != IkeSaId()) PassWishesOn(successor_);
 }
 
+bool IkeSa::PeerRekeyStands() const {
+  return peer_rekey &&
+         std::any_of(ctx_.ike_spis.begin(), ctx_.ike_spis.end(),
+                     [this](const auto& entry) {
+                       return entry.second == peer_rekey->successor;
+                     });
+}
+
 void IkeSa::PassWishesOn(IkeSaId successor) {
   successor_ = successor;
   for (const Wish& wish : wishes_) {
@@ -278,11 +286,7 @@ void IkeSa::Close(Ending ending, const std::string& why) {
   stage_ = Stage::kDead;
   if (peer_ == nullptr) return;
   // The peer's rekey made a successor while ours was under way.
-  // Unless that has already gone.
-  if (peer_rekey && std::any_of(ctx_.ike_spis.begin(), ctx_.ike_spis.end(),
-                                [this](const auto& entry) {
-                                  return entry.second == peer_rekey->successor;
-                                })) {
+  if (PeerRekeyStands()) {
     peer_->tunnels.Inherit(id_, peer_rekey->successor);
     PassWishesOn(peer_rekey->successor);
   }

@@ -155,6 +155,8 @@ class IkeSa {
     IkeSaId successor;
   };
   std::optional<PeerRekey> peer_rekey;
+  // There is one, and what it made has not been deleted already.
+  bool PeerRekeyStands() const;
   // SPIs in Deletes that overtook the making of their CHILD_SA here; while an
   // exchange of ours is under way.
   std::vector<base::Spi> early_deletes;

@@ -128,6 +128,10 @@ Task::Progress RekeyIkeInitiator::GiveUp(IkeSa& sa, const std::string& why) {
   sa.ctx().Report(Event::Kind::kProtocolError, sa.peer_id(), sa.id(), {},
                   absl::StrCat("rekey of the IKE_SA failed: ", why));
   if (sa.peer_rekey) {
+    if (!sa.PeerRekeyStands()) {
+      sa.Close(IkeSa::Ending::kSilent, "its successor was deleted");
+      return Progress::kDone;
+    }
     HandOver(sa, sa.peer_rekey->successor);
     sa.set_close_at(sa.ctx().now + kDeleteAwaited);
   }
@@ -205,7 +209,7 @@ Task::Progress RekeyIkeInitiator::HandleCrypto(IkeSa& sa,
 Task::Progress RekeyIkeInitiator::Finish(IkeSa& sa, const Outcome& outcome,
                                          base::ByteSpan secret) {
   const IkeSaId ours = Spawn(sa, outcome, secret);
-  if (!sa.peer_rekey) {
+  if (!sa.PeerRekeyStands()) {
     HandOver(sa, ours);
     sa.Want(Wish::Kind::kDeleteIke);
     return Progress::kDone;
