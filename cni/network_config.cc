@@ -120,18 +120,20 @@ std::optional<Error> ReadValidAttachments(const json& object,
     config->valid.emplace();
     return std::nullopt;
   }
-  const Error malformed = ConfigError(
-      "\"cni.dev/valid-attachments\" is malformed",
-      "a list of objects with \"containerID\" and \"ifname\" was expected");
-  if (!it->is_array()) return malformed;
+  const auto malformed = [] {
+    return ConfigError(
+        "\"cni.dev/valid-attachments\" is malformed",
+        "a list of objects with \"containerID\" and \"ifname\" was expected");
+  };
+  if (!it->is_array()) return malformed();
   config->valid.emplace();
   for (const json& entry : *it) {
-    if (!entry.is_object()) return malformed;
+    if (!entry.is_object()) return malformed();
     const auto id = entry.find("containerID");
     const auto name = entry.find("ifname");
     if (id == entry.end() || name == entry.end() || !id->is_string() ||
         !name->is_string()) {
-      return malformed;
+      return malformed();
     }
     config->valid->emplace_back(id->get<std::string>(),
                                 name->get<std::string>());

@@ -57,6 +57,12 @@ class CreateChildInitiator : public Task {
   int rounds_ = 0;
 };
 
+// So long the peer may not have a CHILD_SA that it asked for: our answer was
+// lost and its request is repeated (RFC 7296 2.1). Proof that it has may never
+// come where no traffic passes, so afterwards it counts as there; a peer that
+// has not answers CHILD_SA_NOT_FOUND.
+constexpr absl::Duration kPeerMayStillAsk = absl::Seconds(5);
+
 std::optional<crypto::Group> PreferredGroup(const PeerConfig& config) {
   for (const ChildProposal& proposal : config.child_proposals) {
     if (!proposal.groups.empty()) return proposal.groups.front();
@@ -82,8 +88,8 @@ Task::Progress CreateChildInitiator::Start(IkeSa& sa) {
         old->successor != ChildSaId() || old->redundant) {
       return Progress::kDone;
     }
-    if (!old->initiated && !old->confirmed) {
-      // The peer may not have it yet.
+    if (!old->initiated && !old->confirmed &&
+        sa.ctx().now < old->established + kPeerMayStillAsk) {
       sa.RetryLater(Wish::Kind::kRekeyChild, rekeyed_);
       return Progress::kDone;
     }

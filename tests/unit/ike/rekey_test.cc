@@ -72,6 +72,22 @@ TEST_F(Rekey, ChildFromEitherEndIsHitless) {
   EXPECT_EQ(a_.Count(Event::Kind::kChildSaDown), 0);
 }
 
+// Proof that the peer has it never comes: no packet, no request of the peer's.
+TEST(RekeyWithoutTraffic, TheEndThatDidNotBeginRekeysToo) {
+  Lab lab;
+  Node& a = lab.Add("a", 1);
+  Node& b = lab.Add("b", 2);
+  lab.Introduce(a, b);
+  a.core.Establish(lab.now(), PeerId(2));
+  lab.Drain();
+  ASSERT_NE(b.NewestOutbound(), nullptr);
+  const base::Spi before = b.NewestOutbound()->sa.spi;
+  b.core.RekeyChildSa(lab.now(), PeerId(1));
+  lab.Run(absl::Seconds(10));
+  EXPECT_NE(b.NewestOutbound()->sa.spi, before);
+  EXPECT_EQ(b.Count(Event::Kind::kChildSaRekeyed), 1);
+}
+
 TEST_F(Rekey, ChildIsHitlessWhenNothingReportsTraffic) {
   RekeyChild(a_);
   DeliverAllWithTraffic(/*seen=*/false);
