@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <mutex>
 #include <sstream>
 #include <thread>
 
@@ -21,9 +22,14 @@ namespace {
 
 using ::testing::HasSubstr;
 
+// Called on the loop's thread, looked at on the test's. gRPC orders the two,
+// but ThreadSanitizer does not see into Debian's gRPC: hence the lock.
 class FakeBackend : public service::AgentBackend {
  public:
-  void GetStatus(Done<v1::AgentStatus> done) override { done(status); }
+  void GetStatus(Done<v1::AgentStatus> done) override {
+    const std::lock_guard lock(mutex_);
+    done(status_);
+  }
   void ListTunnels(Done<v1::ListTunnelsResponse> done) override {
     v1::ListTunnelsResponse response;
     response.add_tunnels()->set_peer("node-b");
@@ -43,11 +49,24 @@ class FakeBackend : public service::AgentBackend {
   }
   void Rekey(const v1::RekeyRequest& request,
              Done<v1::RekeyResponse> done) override {
-    rekey = request;
+    const std::lock_guard lock(mutex_);
+    rekey_ = request;
     done(v1::RekeyResponse());
   }
-  v1::AgentStatus status;
-  v1::RekeyRequest rekey;
+
+  void SetStatus(const v1::AgentStatus& status) {
+    const std::lock_guard lock(mutex_);
+    status_ = status;
+  }
+  v1::RekeyRequest rekey() {
+    const std::lock_guard lock(mutex_);
+    return rekey_;
+  }
+
+ private:
+  std::mutex mutex_;
+  v1::AgentStatus status_;
+  v1::RekeyRequest rekey_;
 };
 
 class CommandTest : public ::testing::Test {
@@ -100,11 +119,14 @@ TEST_F(CommandTest, TunnelsInEveryFormat) {
 }
 
 TEST_F(CommandTest, StatusExitsByHealth) {
+  v1::AgentStatus status;
   EXPECT_EQ(Run({"status"}), kExitDegraded);
-  backend_.status.set_ready(true);
+  status.set_ready(true);
+  backend_.SetStatus(status);
   EXPECT_EQ(Run({"status"}), kExitOk) << err_.str();
-  backend_.status.set_tunnels_wanted(2);
-  backend_.status.set_tunnels_up(1);
+  status.set_tunnels_wanted(2);
+  status.set_tunnels_up(1);
+  backend_.SetStatus(status);
   EXPECT_EQ(Run({"status"}), kExitDegraded);
   EXPECT_THAT(out_.str(), HasSubstr("1 of 2 up"));
 }
@@ -115,9 +137,9 @@ TEST_F(CommandTest, ShowAndRekeyNeedAPeerThatExists) {
   EXPECT_THAT(err_.str(), HasSubstr("there are: node-b"));
   EXPECT_EQ(Run({"show", "node-b"}), kExitOk);
   EXPECT_EQ(Run({"rekey", "node-b"}), kExitOk);
-  EXPECT_EQ(backend_.rekey.what(), v1::RekeyRequest::WHAT_CHILD);
+  EXPECT_EQ(backend_.rekey().what(), v1::RekeyRequest::WHAT_CHILD);
   EXPECT_EQ(Run({"rekey", "node-b", "--ike"}), kExitOk);
-  EXPECT_EQ(backend_.rekey.what(), v1::RekeyRequest::WHAT_IKE);
+  EXPECT_EQ(backend_.rekey().what(), v1::RekeyRequest::WHAT_IKE);
 }
 
 TEST_F(CommandTest, UsageAndHelp) {
