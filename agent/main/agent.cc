@@ -47,6 +47,13 @@ ike::CoreConfig CoreConfigOf(
   return core;
 }
 
+void LogWarnings(const mesh::Config& config) {
+  for (const std::string& warning : config.warnings) {
+    base::Log(LogLevel::kWarning, "configuration taken as something stronger",
+              {{"at", warning}});
+  }
+}
+
 }  // namespace
 
 Agent::Agent(std::string config_path, mesh::Config config,
@@ -65,6 +72,7 @@ Agent::~Agent() {
 }
 
 absl::Status Agent::Start() {
+  LogWarnings(config_);
   ESPALIER_ASSIGN_OR_RETURN(mesh::Cluster cluster,
                             mesh::ClusterFromConfig(config_));
   if (!config_.key_log_directory.empty()) {
@@ -226,6 +234,7 @@ void Agent::Reload() {
     base::Log(LogLevel::kWarning, "changed fields wait for the next start",
               {{"fields", absl::StrJoin(later, ", ")}});
   }
+  LogWarnings(*loaded);
   cluster->node = mesh_->node();
   cluster->drain_time = config_.timers.drain_time;
   config_.peers = std::move(loaded->peers);

@@ -41,6 +41,9 @@ int Check(const std::string& path) {
     std::cerr << status.message() << "\n";
     return kExitConfig;
   }
+  for (const std::string& warning : config->warnings) {
+    std::cerr << warning << "\n";
+  }
   std::cout << path << ": right; node " << config->node.name << ", "
             << config->peers.size() << " peers\n";
   return kExitOk;

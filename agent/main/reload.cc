@@ -15,6 +15,8 @@ std::vector<std::string> StartOnlyChanges(const mesh::Config& running,
   compare("node.addresses", a.node.addresses, b.node.addresses);
   compare("node.podCIDRs", a.node.pod_cidrs, b.node.pod_cidrs);
   compare("node.uplinkMTU", a.node.uplink_mtu, b.node.uplink_mtu);
+  compare("guard.bpf", a.guard.bpf, b.guard.bpf);
+  compare("guard.nftables", a.guard.nftables, b.guard.nftables);
   const auto key = [](const mesh::Config& c) {
     return c.private_key ? c.private_key->file.path : "";
   };

@@ -46,7 +46,7 @@ bool SameCredential(const PeerSpec& a, const PeerSpec& b) {
 bool operator==(const PeerSpec& a, const PeerSpec& b) {
   return a.name == b.name && a.identity == b.identity &&
          a.addresses == b.addresses && a.pod_cidrs == b.pod_cidrs &&
-         SameCredential(a, b) &&
+         a.plaintext_blocks == b.plaintext_blocks && SameCredential(a, b) &&
          SameProposals(a.ike_proposals, b.ike_proposals) &&
          SameProposals(a.child_proposals, b.child_proposals) &&
          a.force_encapsulation == b.force_encapsulation &&
@@ -61,6 +61,8 @@ absl::StatusOr<Cluster> ClusterFromConfig(const Config& config) {
                   .pod_cidrs = config.node.pod_cidrs,
                   .uplink_mtu = config.node.uplink_mtu};
   cluster.cluster_pod_cidrs = config.cluster_pod_cidrs;
+  cluster.node_cidrs = config.node_cidrs;
+  cluster.plaintext_path = config.plaintext_path;
   cluster.grace = config.timers.grace;
   cluster.drain_time = config.timers.drain_time;
   for (const Peer& peer : config.peers) {
@@ -68,6 +70,8 @@ absl::StatusOr<Cluster> ClusterFromConfig(const Config& config) {
                   .identity = peer.identity,
                   .addresses = peer.addresses,
                   .pod_cidrs = peer.pod_cidrs,
+                  .plaintext_blocks = peer.plaintext_blocks,
+                  .credential = {},
                   .ike_proposals = peer.ike_proposals,
                   .child_proposals = peer.child_proposals,
                   .force_encapsulation = peer.force_encapsulation,

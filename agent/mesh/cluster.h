@@ -33,6 +33,8 @@ struct PeerSpec {
   ike::Identity identity;  // unique; what a peer is known by
   std::vector<base::IpAddress> addresses;
   std::vector<base::IpPrefix> pod_cidrs;
+  // Parts of them in which plaintext is allowed.
+  std::vector<base::IpPrefix> plaintext_blocks;
   // A pre-shared key, or the peer's public keys.
   std::variant<std::shared_ptr<const base::SecretBytes>,
                std::vector<std::shared_ptr<const crypto::PublicKey>>>
@@ -47,6 +49,9 @@ struct PeerSpec {
 struct Cluster {
   LocalNode node;
   std::vector<base::IpPrefix> cluster_pod_cidrs;
+  // The nodes' networks, where they are known.
+  std::vector<base::IpPrefix> node_cidrs;
+  PlaintextPath plaintext_path = PlaintextPath::kNone;
   std::vector<PeerSpec> peers;
   // How long the end that does not begin waits for the other.
   absl::Duration grace = absl::Seconds(10);

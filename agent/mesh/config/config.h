@@ -15,6 +15,7 @@
 #include "agent/base/bytes.h"
 #include "agent/base/ip_address.h"
 #include "agent/base/log.h"
+#include "agent/base/pod_modes.h"
 #include "agent/base/secret_bytes.h"
 #include "agent/base/security_association.h"
 #include "agent/ike/config.h"
@@ -58,6 +59,8 @@ struct Peer {
   // At most one of each family, the first is preferred.
   std::vector<base::IpAddress> addresses;
   std::vector<base::IpPrefix> pod_cidrs;
+  // Of those, where the peer's `disabled` pods are: all others are ESP or drop.
+  std::vector<base::IpPrefix> plaintext_blocks;
   PeerCredential credential;
   // Empty: the file's `proposals`, already copied in.
   std::vector<ike::IkeProposal> ike_proposals;
@@ -103,10 +106,33 @@ struct Lifetimes {
                           .hard_time = absl::Minutes(80)};
 };
 
+// The way that plaintext between `disabled` pods takes (DESIGN 5).
+enum class PlaintextPath : uint8_t {
+  kNone,    // there is none: nothing can be `disabled`
+  kDirect,  // by the peer's own address, on the same link
+};
+
+enum class GuardBpf : uint8_t {
+  kAuto,  // on; a kernel that cannot have it is a problem that is reported
+  kOn,    // on; such a kernel keeps the agent from starting
+  kOff,   // for tests of the other guard
+};
+
+struct GuardSettings {
+  GuardBpf bpf = GuardBpf::kAuto;
+  bool nftables = true;
+  friend bool operator==(const GuardSettings&, const GuardSettings&) = default;
+};
+
 struct Config {
   Node node;
   // What counts as inside the cluster; holds every pod CIDR of the file.
   std::vector<base::IpPrefix> cluster_pod_cidrs;
+  // What else is inside: the nodes' networks, besides their own addresses.
+  std::vector<base::IpPrefix> node_cidrs;
+  PlaintextPath plaintext_path = PlaintextPath::kNone;
+  base::PodModes modes;
+  GuardSettings guard;
   std::optional<PrivateKeySource> private_key;
   std::vector<Peer> peers;
   Lifetimes lifetimes;
@@ -125,6 +151,9 @@ struct Config {
   // Empty: no key log. Whoever reads that folder reads the traffic.
   std::string key_log_directory;
   int crypto_threads = 2;
+  // What stands in the file and was taken as something stronger, one line
+  // each, as an error has it.
+  std::vector<std::string> warnings;
 };
 
 // Parses `text`, which came from the file `name`; reads no other file. On an

@@ -11,6 +11,7 @@
 #include "agent/base/status_macros.h"
 #include "agent/mesh/config/config.h"
 #include "agent/mesh/config/files.h"
+#include "agent/mesh/config/modes.h"
 #include "agent/mesh/config/proposals.h"
 #include "agent/mesh/config/reader.h"
 #include "agent/mesh/config/yaml_tree.h"
@@ -121,10 +122,11 @@ bool ReadAddresses(const MapReader& map, std::vector<base::IpAddress>* out) {
   return ok;
 }
 
-bool ReadCidrs(const MapReader& map, std::vector<base::IpPrefix>* out) {
+bool ReadCidrs(const MapReader& map, const std::string& key,
+               std::vector<base::IpPrefix>* out) {
   std::vector<base::IpPrefix> prefixes;
   const bool ok = map.List(
-      "podCIDRs", "prefixes, as in [10.244.1.0/24, \"fd00:1::/64\"]", kMaxCidrs,
+      key, "prefixes, as in [10.244.1.0/24, \"fd00:1::/64\"]", kMaxCidrs,
       [&](const std::string& text) -> absl::Status {
         absl::StatusOr<base::IpPrefix> prefix = base::IpPrefix::Parse(text);
         if (!prefix.ok()) return prefix.status();
@@ -227,7 +229,7 @@ void ReadNode(const YamlNode& node, ErrorList* errors, Node* out) {
   map.Missing("addresses", "this node's own IP addresses");
   ReadAddresses(map, &out->addresses);
   map.Missing("podCIDRs", "the prefixes of this node's pods");
-  ReadCidrs(map, &out->pod_cidrs);
+  ReadCidrs(map, "podCIDRs", &out->pod_cidrs);
   uint64_t number = 0;
   if (map.Number("uplinkMTU", 1280, 65535, &number)) {
     out->uplink_mtu = static_cast<uint32_t>(number);
@@ -300,7 +302,8 @@ Peer ReadPeer(const YamlNode& node, const Defaults& defaults,
   map.Missing("addresses", "the peer's IP addresses");
   ReadAddresses(map, &peer.addresses);
   map.Missing("podCIDRs", "the prefixes of the peer's pods");
-  ReadCidrs(map, &peer.pod_cidrs);
+  ReadCidrs(map, "podCIDRs", &peer.pod_cidrs);
+  ReadCidrs(map, "plaintextBlocks", &peer.plaintext_blocks);
   ReadPeerCredential(map, defaults, &peer);
   peer.ike_proposals = defaults.ike_proposals;
   peer.child_proposals = defaults.child_proposals;
@@ -494,6 +497,20 @@ void CheckClaims(const Config& config, std::vector<Claim> claims,
   }
 }
 
+void CheckPlaintextBlocks(const Peer& peer, const std::string& title,
+                          ErrorList* errors) {
+  for (const base::IpPrefix& block : peer.plaintext_blocks) {
+    const bool own = std::any_of(
+        peer.pod_cidrs.begin(), peer.pod_cidrs.end(),
+        [&](const base::IpPrefix& cidr) { return cidr.Contains(block); });
+    if (own) continue;
+    errors->Add(
+        peer.line, peer.column,
+        absl::StrCat(title, " has the plaintext block ", block.ToString(),
+                     ": expected a part of its podCIDRs"));
+  }
+}
+
 void CheckMesh(const Config& config, int node_line, int node_column,
                ErrorList* errors) {
   std::map<std::string, std::string> names;
@@ -549,6 +566,7 @@ void CheckMesh(const Config& config, int node_line, int node_column,
     for (const base::IpPrefix& p : peer.pod_cidrs) {
       claims.push_back({p, title, peer.line, peer.column});
     }
+    CheckPlaintextBlocks(peer, title, errors);
   }
   CheckClaims(config, std::move(claims), errors);
 }
@@ -608,7 +626,19 @@ absl::StatusOr<Config> ParseConfig(const std::string& text,
   if (const YamlNode* node = map.Get("cluster"); node != nullptr) {
     const MapReader cluster("cluster", *node, &errors);
     cluster.Missing("podCIDRs", "the prefixes of all pods of the mesh");
-    ReadCidrs(cluster, &config.cluster_pod_cidrs);
+    ReadCidrs(cluster, "podCIDRs", &config.cluster_pod_cidrs);
+    ReadCidrs(cluster, "nodeCIDRs", &config.node_cidrs);
+    std::string path;
+    if (cluster.OneOf("plaintextPath", {"none", "direct"}, &path)) {
+      config.plaintext_path =
+          path == "none" ? PlaintextPath::kNone : PlaintextPath::kDirect;
+    }
+  }
+  if (const YamlNode* node = map.Get("modes"); node != nullptr) {
+    ReadModes(*node, &errors, name, &config);
+  }
+  if (const YamlNode* node = map.Get("guard"); node != nullptr) {
+    ReadGuard(*node, &errors, &config);
   }
   Defaults defaults;
   if (const YamlNode* node = map.Get("auth"); node != nullptr) {
