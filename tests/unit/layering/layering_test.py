@@ -13,7 +13,9 @@ PROTO = "proto/espalier"
 # Folder: what its files may include besides themselves. What is not listed
 # may not exist.
 ALLOWED = {
-    "agent/base": set(),
+    # Shared with the eBPF programs: C, no more than types and constants.
+    "bpf": set(),
+    "agent/base": {"bpf"},
     "agent/wire": {"agent/base"},
     "agent/ike": {"agent/base", "agent/wire", "agent/crypto"},
     "agent/crypto": {"agent/base"},
@@ -22,7 +24,7 @@ ALLOWED = {
     # datapath/user speaks espd's control protocol.
     "agent/datapath": {"agent/base", "agent/netlink", "agent/esp"},
     "agent/network": {"agent/base", "agent/netlink"},
-    "agent/guard": {"agent/base", "agent/netlink"},
+    "agent/guard": {"agent/base", "agent/netlink", "bpf"},
     "agent/ipam": {"agent/base"},
     "agent/pods": {
         "agent/base", "agent/netlink", "agent/network", "agent/ipam", PROTO},
