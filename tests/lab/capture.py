@@ -197,9 +197,12 @@ class Capture:
         return read_pcap(self.path, self.cidrs)
 
 
+# Past the queueing discipline, and so past what a guard hooks there
+# (PACKET_QDISC_BYPASS).
 _SENDER = """
 import socket, sys
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.setsockopt(263, 20, 1)
 s.bind((sys.argv[1], 0))
 for frame in sys.argv[2:]:
     s.send(bytes.fromhex(frame))
@@ -213,9 +216,16 @@ def _checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def _control_frame(source: str, destination: str, mac: str, to_mac: str) -> bytes:
+def _pseudo_sum(a, b, udp: bytes) -> int:
+    padded = a.packed + b.packed + struct.pack("!II", len(udp), UDP) + udp
+    return _checksum(padded + bytes(len(padded) % 2)) or 0xFFFF
+
+
+def _control_frame(source: str, destination: str, mac: str, to_mac: str,
+                   port: int = 9) -> bytes:
     a, b = ipaddress.ip_address(source), ipaddress.ip_address(destination)
-    udp = struct.pack("!HHHH", 9, 9, 8 + len(CONTROL_MARK), 0) + CONTROL_MARK
+    udp = struct.pack("!HHHH", 9, port, 8 + len(CONTROL_MARK), 0) + CONTROL_MARK
+    udp = udp[:6] + struct.pack("!H", _pseudo_sum(a, b, udp)) + udp[8:]
     if a.version == 4:
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, UDP, 0)
         whole = head + a.packed + b.packed
@@ -229,10 +239,11 @@ def _control_frame(source: str, destination: str, mac: str, to_mac: str) -> byte
 
 
 def send_plaintext(node: Namespace, device: str, mac: str, to_mac: str,
-                   pairs: list[tuple[str, str]]) -> int:
+                   pairs: list[tuple]) -> int:
     """The negative control: puts one plaintext packet a pair (source pod,
-    destination pod) on the wire, past every guard of the node. Returns how many;
-    Packets.controls must show as many."""
-    frames = [_control_frame(a, b, mac, to_mac).hex() for a, b in pairs]
+    destination pod, UDP port if it matters) on the wire, past every guard of the
+    node. Returns how many; Packets.controls must show as many."""
+    frames = [_control_frame(pair[0], pair[1], mac, to_mac, *pair[2:]).hex()
+              for pair in pairs]
     node.run(["/usr/bin/python3", "-c", _SENDER, device, *frames])
     return len(frames)

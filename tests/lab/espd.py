@@ -212,6 +212,13 @@ class Control:
     def remove(self, sa: Sa) -> None:
         self.expect_ok("RemoveSa", self.key_of(sa))
 
+    def remove_key(self, direction: int, destination: str, spi: int) -> None:
+        self.expect_ok("RemoveSa", bytes([direction]) + _address(destination)
+                       + struct.pack("!I", spi))
+
+    def remove_policy(self, reqid: int) -> None:
+        self.expect_ok("RemovePolicy", struct.pack("!I", reqid))
+
     @staticmethod
     def key_of(sa: Sa) -> bytes:
         return (bytes([sa.direction]) + _address(sa.destination)

@@ -61,6 +61,8 @@ class Node:
         self.pods: dict[str, Pod] = {}
         self.espd: Process | None = None
         self.agent: Process | None = None
+        # A test that upgrades the agent puts another program here.
+        self.agent_binary = binary("espalier-agent")
         # Forwarding is the node's owner's business, as on a Kubernetes node.
         self.namespace.sysctl("net.ipv4.ip_forward", 1)
         self.namespace.sysctl("net.ipv6.conf.all.forwarding", 1)
@@ -131,7 +133,7 @@ class Node:
         before = self._times_ready()
         self.agent = self.namespace.start(
             f"{self.name}-agent",
-            [binary("espalier-agent"), "--config", self.config_path],
+            [self.agent_binary, "--config", self.config_path],
             log=self.folder / "agent.log")
         self.agent.wait_for(self.agent_socket.exists, 15, "its socket")
         # Not CNI STATUS: that tolerates an agent that is away.

@@ -71,6 +71,24 @@ class Wire:
                               check=False)
         return uplink
 
+    def second_uplink(self, node: Namespace, number: int) -> Uplink:
+        """Another device on the same wire, as a node gets while it runs, with
+        addresses of another net."""
+        uplink = Uplink("eth1", f"198.51.100.{number}", f"2001:db8:2::{number:x}",
+                        f"02:00:00:00:01:{number:02x}")
+        port = f"port{number}b"
+        self.namespace.run(
+            ["ip", "link", "add", port, "mtu", self.mtu, "type", "veth",
+             "peer", "name", uplink.device, "netns", node.path, "mtu", self.mtu,
+             "address", uplink.mac])
+        self.namespace.sysctl(f"net.ipv6.conf.{port}.disable_ipv6", 1)
+        self.namespace.run(["ip", "link", "set", port, "master", BRIDGE, "up"])
+        node.run(["ip", "address", "add", f"{uplink.ipv4}/24", "dev", uplink.device])
+        node.run(["ip", "address", "add", f"{uplink.ipv6}/64", "dev", uplink.device,
+                  "nodad"])
+        node.run(["ip", "link", "set", uplink.device, "up"])
+        return uplink
+
     def cut(self, number: int) -> None:
         self.namespace.run(["ip", "link", "set", f"port{number}", "down"])
 

@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
 from lab import (CLUSTER_CIDRS, Capture, Lab, LabError, Namespace, Process, Wire,
                  send_plaintext)
 from lab.session import cache_folder, start_time
+from lab.traffic import Traffic
+from lab.witness import Witness
 
 
 @pytest.fixture
@@ -124,3 +127,74 @@ def test_a_killed_run_is_swept_by_the_next():
         assert namespace not in namespaces()
         assert start_time(pid) is None
         assert not list(cache_folder().glob(f"{namespace.split('-')[1]}*"))
+
+
+@pytest.fixture
+def flow(lab, wire_and_nodes):
+    """Packets between the two, in plaintext, with the witness beside them."""
+    wire, (a, b) = wire_and_nodes
+    traffic, witness = Traffic(lab), Witness(lab, wire, CLUSTER_CIDRS)
+    traffic.flow("flow", a, "10.244.1.9", b, "10.244.2.9", rate=1000)
+    traffic.wait_for_flow(packets=100)
+    return traffic, witness, wire, a
+
+
+def test_the_witness_judges_each_frame(flow):
+    traffic, witness, wire, a = flow
+    count = traffic.pause()["flow"]
+    seen = witness.seen()
+    assert (count.missing, count.doubled, count.foreign) == (0, 0, 0)
+    # Those before it was bound are not its: it is, before the first is sent.
+    assert seen.get("plaintext", 4) == count.received >= 100
+    assert len(seen.violations) > 0
+    witness.allow_plaintext("10.244.1.9", "10.244.2.9")
+    traffic.resume()
+    traffic.wait_for_flow()
+    later = witness.seen().since(seen)
+    assert later.get("disabled", 4) >= 50 and later.get("plaintext") == 0
+    # A pod's packet whose addresses were translated on the way is one still.
+    a.run(["nft", "-f", "-"], input="""
+        table ip nat {
+            chain out {
+                type nat hook postrouting priority srcnat;
+                udp dport 9 counter masquerade
+            }
+        }""")
+    a.run(["/usr/bin/python3", "-c", """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("10.244.1.9", 0))
+s.sendto(b"espalier traffic, masqueraded", ("192.0.2.2", 9))
+"""])
+    # And so is the ICMP error that quotes it.
+    assert witness.seen().since(seen).get("plaintext", 4) == 2
+
+
+def test_the_witness_tells_esp_from_ike(lab, wire_and_nodes):
+    wire, (a, _) = wire_and_nodes
+    witness = Witness(lab, wire, CLUSTER_CIDRS)
+    a.run(["/usr/bin/python3", "-c", SENDER])
+    seen = witness.seen()
+    assert [seen.counts.get(kind) for kind in ("esp4", "esp6", "esp_udp4", "ike4",
+                                               "keepalive4")] == [1, 1, 1, 2, 1]
+    assert seen.get("plaintext") == 0
+
+
+def test_traffic_names_what_never_came(lab, flow):
+    traffic, _, wire, _ = flow
+    before = traffic.counts()["flow"]
+    wire.cut(1)
+    time.sleep(0.2)
+    wire.join(1)
+    traffic.wait_for_flow()
+    count = traffic.pause()["flow"]
+    assert before.missing <= 10  # under way
+    assert count.missing >= 100 and count.gap_count == 1
+    assert count.gaps[0][1] == count.missing == count.sent - count.received
+
+
+def test_traffic_counts_what_others_send_to_its_receiver(lab, flow):
+    traffic, _, _, a = flow
+    send_plaintext(a, "eth0", "02:00:00:00:00:01", "02:00:00:00:00:02",
+                   [("10.244.1.1", "10.244.2.9", traffic.ports["flow"])])
+    assert traffic.pause()["flow"].foreign == 1
