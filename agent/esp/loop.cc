@@ -83,6 +83,14 @@ class Loop {
       }
       for (int i = 0; i < count; ++i) {
         if (events[i].data.fd == signals_) return absl::OkStatus();
+        // A new one takes capabilities that this process has given up: the
+        // next process has them. Until then nothing flows, and nothing leaks.
+        if (events[i].data.fd == tun_->fd() &&
+            (events[i].events & EPOLLERR) != 0) {
+          return absl::UnavailableError(
+              "the TUN was deleted; start espalier-espd again to make a new "
+              "one (tunnels are then negotiated anew)");
+        }
         Dispatch(events[i]);
       }
       // The clock costs a system call; a busy loop asks it now and then.

@@ -83,6 +83,13 @@ def delete_tunnel_interface(node):
     node.namespace.run(["ip", "link", "delete", "espalier0"])
 
 
+def await_espd(node):
+    """Its supervisor starts it again once it has ended by itself."""
+    assert node.espd.wait(10) == 1
+    assert "the TUN was deleted" in node.espd.log()
+    node.start_espd()
+
+
 def add_pod_early(scene):
     """A pod that comes before its agent has any tunnel, and talks at once."""
     block_ike(scene)
@@ -126,6 +133,8 @@ EVENTS = check_names([
     Event("policies flushed by hand", lambda s: s.each(flush_policies),
           out=EITHER, back=EITHER),
     Event("espd restarted", lambda s: s.each(s.restart_espd), out=EITHER, back=EITHER),
+    Event("tunnel interface deleted", lambda s: s.each(delete_tunnel_interface),
+          lambda s: s.each(await_espd)),
     Event("espd and agent killed",
           lambda s: s.each(lambda n: (n.agent.kill(), n.espd.kill())),
           lambda s: s.each(lambda n: (s.restart_espd(n), n.start_agent()))),
