@@ -90,6 +90,10 @@ size_t EspSuite::icv_size() const {
 
 std::string EspSuite::ToString() const {
   std::string text;
+  if (ah()) {
+    text = absl::StrCat("ah-hmacsha", integrity_key_size() * 8);
+    return esn ? absl::StrCat(text, "-esn") : text;
+  }
   switch (cipher) {
     case EspCipher::kAesCbc:
       text = absl::StrCat("aes", key_bits, "cbc-hmacsha",
@@ -118,6 +122,8 @@ EspSa EspSa::Clone() const {
   copy.outer_source = outer_source;
   copy.outer_destination = outer_destination;
   copy.encapsulation = encapsulation;
+  copy.mode = mode;
+  copy.cpu = cpu;
   copy.suite = suite;
   copy.encryption_key = encryption_key.Clone();
   copy.integrity_key = integrity_key.Clone();
@@ -140,10 +146,19 @@ size_t FixedOverhead(const EspSuite& suite, Family outer, bool udp) {
 // Pad length and next header octets (RFC 4303 2).
 constexpr size_t kTrailer = 2;
 
+// RFC 4302 2, 3.3.3.2.1: the header with its ICV fills multiples of 4 octets
+// in IPv4, of 8 in IPv6. AH does not pass NAT: there is no UDP.
+size_t AhOverhead(const EspSuite& suite, Family outer) {
+  const size_t unit = outer == Family::kIpv4 ? 4 : 8;
+  const size_t header = (12 + suite.icv_size() + unit - 1) / unit * unit;
+  return (outer == Family::kIpv4 ? 20u : 40u) + header;
+}
+
 }  // namespace
 
 size_t EspOverhead(const EspSuite& suite, Family outer, bool udp,
                    size_t inner) {
+  if (suite.ah()) return AhOverhead(suite, outer);
   const size_t block = suite.block_size();
   const size_t padded = (inner + kTrailer + block - 1) / block * block;
   return FixedOverhead(suite, outer, udp) + padded - inner;
@@ -151,6 +166,10 @@ size_t EspOverhead(const EspSuite& suite, Family outer, bool udp,
 
 size_t InnerMtu(const EspSuite& suite, Family outer, bool udp,
                 size_t link_mtu) {
+  if (suite.ah()) {
+    const size_t overhead = AhOverhead(suite, outer);
+    return link_mtu > overhead ? link_mtu - overhead : 0;
+  }
   const size_t fixed = FixedOverhead(suite, outer, udp);
   const size_t block = suite.block_size();
   if (link_mtu < fixed + block) return 0;

@@ -59,24 +59,38 @@ enum class EspIntegrity : uint16_t {
   kHmacSha2_512_256 = 14,
 };
 
+// Which protocol protects the packets. Values are IANA's "IKEv2 Security
+// Protocol Identifiers".
+enum class IpsecProtocol : uint8_t {
+  kAh = 2,   // RFC 4302: authenticated, in plaintext; never for mesh peers
+  kEsp = 3,  // RFC 4303
+};
+
+// RFC 4301 4.1. Transport mode protects the payload of packets between the two
+// outer addresses themselves; never for mesh peers.
+enum class SaMode : uint8_t { kTunnel = 0, kTransport = 1 };
+
 struct EspSuite {
+  // Of ESP; AH has none.
   EspCipher cipher = EspCipher::kAesGcm16;
   uint16_t key_bits = 256;  // without the salt
   EspIntegrity integrity = EspIntegrity::kNone;
   bool esn = true;  // RFC 4304 extended sequence numbers
+  IpsecProtocol protocol = IpsecProtocol::kEsp;
 
-  bool aead() const { return cipher != EspCipher::kAesCbc; }
+  bool ah() const { return protocol == IpsecProtocol::kAh; }
+  bool aead() const { return !ah() && cipher != EspCipher::kAesCbc; }
   // Octets of EspSa::encryption_key: the key, then the 4-octet salt of
   // combined-mode ciphers (RFC 4106 8.1, RFC 7634 3).
   size_t encryption_key_size() const {
-    return key_bits / 8u + (aead() ? 4 : 0);
+    return ah() ? 0 : key_bits / 8u + (aead() ? 4 : 0);
   }
   size_t integrity_key_size() const;
-  size_t iv_size() const { return aead() ? 8 : 16; }
+  size_t iv_size() const { return ah() ? 0 : aead() ? 8 : 16; }
   size_t icv_size() const;
   // What the padding must reach a multiple of (at least 4, RFC 4303 2.4).
   size_t block_size() const { return aead() ? 4 : 16; }
-  std::string ToString() const;  // "aes256gcm16-esn"
+  std::string ToString() const;  // "aes256gcm16-esn", "ah-hmacsha256-esn"
   friend bool operator==(const EspSuite&, const EspSuite&) = default;
 };
 
@@ -89,7 +103,7 @@ struct SaLimits {
 
 enum class Direction : uint8_t { kInbound = 1, kOutbound = 2 };
 
-// One direction of a tunnel-mode CHILD_SA.
+// One direction of a CHILD_SA.
 struct EspSa {
   Direction direction = Direction::kInbound;
   Spi spi;  // chosen by the receiving end
@@ -103,8 +117,12 @@ struct EspSa {
                            const Encapsulation&) = default;
   };
   std::optional<Encapsulation> encapsulation;
+  SaMode mode = SaMode::kTunnel;
+  // RFC 9611: traffic of this CPU of ours takes this SA; nullopt is the
+  // fallback SA, for every CPU that has none of its own.
+  std::optional<uint32_t> cpu;
   EspSuite suite;
-  SecretBytes encryption_key;
+  SecretBytes encryption_key;     // empty for AH
   SecretBytes integrity_key;      // empty for combined-mode ciphers
   uint32_t replay_window = 4096;  // packets; inbound only
   Reqid reqid;
@@ -162,11 +180,11 @@ struct InstalledSa {
   bool expired = false;
 };
 
-// Octets that ESP in tunnel mode adds around an inner packet of `inner` octets
-// with this suite, outer family and encapsulation: outer IP header, UDP
-// header, ESP header, IV, padding, trailer, ICV.
+// Octets that ESP or AH in tunnel mode adds around an inner packet of `inner`
+// octets with this suite, outer family and encapsulation: outer IP header, UDP
+// header, ESP or AH header, IV, padding, trailer, ICV.
 size_t EspOverhead(const EspSuite& suite, Family outer, bool udp, size_t inner);
-// The largest inner packet whose ESP packet fits into `link_mtu`.
+// The largest inner packet whose ESP or AH packet fits into `link_mtu`.
 size_t InnerMtu(const EspSuite& suite, Family outer, bool udp, size_t link_mtu);
 
 }  // namespace espalier::base

@@ -52,7 +52,7 @@ struct ChildSa {
   base::Spi inbound_spi, outbound_spi;
   base::EspSuite suite;
   base::IpAddress local_address, remote_address;
-  ChildSaId predecessor, successor;
+  ChildSaId predecessor;  // may be gone by now
   // The order in which outbound SAs were installed: the datapath sends on the
   // newest.
   uint32_t switch_order = 0;

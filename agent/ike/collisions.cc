@@ -49,7 +49,8 @@ std::optional<NotifyPayload> RekeyChildCollision(IkeSa& sa,
   }
   // 2.25.1: being closed, or already replaced and about to be.
   // Or still the predecessor's of this IKE_SA, while both ends rekey that.
-  if (old->owner != sa.id() || old->deleting || old->successor != ChildSaId() ||
+  if (old->owner != sa.id() || old->deleting ||
+      sa.peer()->tunnels.Replaced(*old) ||
       old->state == ChildSa::State::kInstalling) {
     return TemporaryFailure();
   }

@@ -87,6 +87,11 @@ struct PeerConfig {
   // other end begins after `grace` without an IKE_SA.
   bool initiate = true;
   absl::Duration grace = absl::Seconds(10);
+  // Establish is for one tunnel, begun at once by either end: after a Delete,
+  // whoever sent it, there is none until the next Establish. A peer that does
+  // not answer is tried as long as CHILD_SAs of the lost IKE_SA stand, else a
+  // few times.
+  bool on_demand = false;
 };
 
 // Soft lifetimes are jittered downwards by up to a tenth, so that a mesh does

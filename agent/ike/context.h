@@ -33,6 +33,8 @@ struct Notice {
     kPathChanged,   // ike_sa: the peer moved; children need new addresses
     kDeleteIke,     // ike_sa: has to go, with a Delete
     kAwaitDelete,   // ike_sa: redundant; the peer will delete it
+    kChildDeleted,  // ike_sa: the peer deleted its last child
+    kReestablish,   // ike_sa: to be replaced by a new one
   };
   Kind kind;
   IkeSaId ike_sa;

@@ -260,6 +260,13 @@ void Core::StopEstablishing(base::Instant now, PeerId id) {
   impl_->Settle();
 }
 
+void Core::Reestablish(base::Instant now, PeerId id) {
+  impl_->at(now);
+  Peer* peer = impl_->peers().Find(id);
+  if (peer != nullptr && !peer->removed) impl_->Reestablish(*peer);
+  impl_->Settle();
+}
+
 void Core::RekeyIkeSa(base::Instant now, PeerId id) {
   impl_->at(now);
   if (Peer* peer = impl_->peers().Find(id)) {
@@ -316,6 +323,12 @@ void Core::HandleDatapathDone(base::Instant now, DatapathOpId op,
                               absl::Status status) {
   impl_->at(now);
   impl_->HandleDatapathDone(op, status);
+  impl_->Settle();
+}
+
+void Core::HandleInboundTraffic(base::Instant now, PeerId id) {
+  impl_->at(now);
+  if (Peer* peer = impl_->peers().Find(id)) impl_->HandleInboundTraffic(*peer);
   impl_->Settle();
 }
 

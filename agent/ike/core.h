@@ -37,6 +37,10 @@ class Core {
   // finds SAs of its own in the datapath does not wait (DESIGN 3).
   void Establish(base::Instant now, PeerId peer, bool at_once = false);
   void StopEstablishing(base::Instant now, PeerId peer);
+  // A new IKE_SA with its CHILD_SA, as the peer is configured now, although one
+  // is up. The old one is deleted once the new one carries the traffic, and
+  // stays as it is when the new one comes to nothing.
+  void Reestablish(base::Instant now, PeerId peer);
   void RekeyIkeSa(base::Instant now, PeerId peer);
   void RekeyChildSa(base::Instant now, PeerId peer);
   // Deletes the peer's IKE_SA and its CHILD_SAs; Establish starts anew.
@@ -52,6 +56,9 @@ class Core {
                         crypto::Result result);
   void HandleDatapathDone(base::Instant now, DatapathOpId op,
                           absl::Status status);
+  // ESP packets of this peer came in since the last call: it is alive, nobody
+  // need ask (RFC 7296 2.4).
+  void HandleInboundTraffic(base::Instant now, PeerId peer);
   // The first packet came in on a watched inbound SA.
   void HandleInboundSeen(base::Instant now, base::Spi spi);
   // A byte or packet limit of a datapath SA was reached; `hard`: it is dead.

@@ -49,6 +49,8 @@ class Core::Impl {
   absl::Status UpsertPeer(PeerConfig config);
   void RemovePeer(Peer& peer);
   void Establish(Peer& peer, bool at_once);
+  void Reestablish(Peer& peer);
+  void HandleInboundTraffic(Peer& peer);
   void DeleteIkeSas(Peer& peer);
   // Whatever a call changed: new and dead IKE_SAs, notices, timers. Every
   // event and command ends with it.
@@ -88,6 +90,7 @@ class Core::Impl {
   void EndSuperseded(Peer& peer, IkeSa& sa);
   void AbandonAttempts(Peer& peer);
   void OnChildMissing(IkeSa& sa);
+  void OnChildDeleted(IkeSa& sa);
   void EnsureChild(Peer& peer);
   void OnPathChanged(IkeSa& sa);
   void RunPeerTimers(Peer& peer);

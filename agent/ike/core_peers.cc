@@ -94,6 +94,21 @@ void Core::Impl::Establish(Peer& peer, bool at_once) {
   RunPeerTimers(peer);
 }
 
+void Core::Impl::Reestablish(Peer& peer) {
+  Touch(peer.id);
+  peer.establishing.Replace(ctx_);
+  RunPeerTimers(peer);
+}
+
+void Core::Impl::HandleInboundTraffic(Peer& peer) {
+  for (IkeSaId id : peer.established) {
+    IkeSa* sa = Find(id);
+    if (sa == nullptr || !peer.tunnels.HasLive(id)) continue;
+    sa->Heard();
+    Touch(id);
+  }
+}
+
 void Core::Impl::StartAttempt(Peer& peer) {
   const PeerConfig& config = *peer.config;
   // Port 500 talks to port 500; any other is behind the non-ESP marker.
@@ -112,7 +127,10 @@ void Core::Impl::RunPeerTimers(Peer& peer) {
   const auto attempt_at = peer.establishing.attempt_at();
   if (attempt_at && *attempt_at <= ctx_.now) {
     peer.establishing.Started();
-    if (peer.attempts.empty() && peer.established.empty()) StartAttempt(peer);
+    if (peer.attempts.empty() &&
+        (peer.established.empty() || peer.establishing.replacing())) {
+      StartAttempt(peer);
+    }
   }
   if (peer.child_at && *peer.child_at <= ctx_.now) {
     peer.child_at.reset();
@@ -194,6 +212,11 @@ void Core::Impl::HandleNotice(const Notice& notice) {
       return OnPathChanged(*sa);
     case Notice::Kind::kDeleteIke:
       return sa->Want(Wish::Kind::kDeleteIke);
+    case Notice::Kind::kChildDeleted:
+      return OnChildDeleted(*sa);
+    case Notice::Kind::kReestablish:
+      if (!sa->peer()->removed) Reestablish(*sa->peer());
+      return;
     case Notice::Kind::kAwaitDelete:
       sa->set_stage(IkeSa::Stage::kReplaced);
       return sa->set_close_at(ctx_.now + kSuperfluous);
@@ -212,7 +235,7 @@ void Core::Impl::OnEstablished(IkeSa& sa) {
   // The old SAs of a restarted agent are let go by the peer only when it has
   // proof that this end has switched: a request after IKE_AUTH is one.
   const bool prove = peer.establishing.at_once() && sa.initiator();
-  peer.establishing.Succeeded();
+  peer.establishing.Succeeded(ctx_, sa.created());
   std::erase(peer.attempts, sa.id());
   // First of all: what is displaced by it is no loss of the peer.
   peer.established.push_back(sa.id());
@@ -251,7 +274,7 @@ void Core::Impl::ResolveCrossing(Peer& peer, IkeSa& sa) {
     IkeSa& winner = !crossing || sa.initiator() == lower ? sa : *other;
     IkeSa& loser = &winner == &sa ? *other : sa;
     loser.set_delete_at(ctx_.now + kSuperfluous);
-    if (crossing && winner.initiator()) {
+    if (winner.initiator() && (crossing || &winner == &sa)) {
       // Whoever initiated the winner knows that it stands at both ends, and
       // deletes the other once the winner carries its traffic.
       loser.superseded_by = winner.id();
@@ -322,6 +345,14 @@ void Core::Impl::OnChildMissing(IkeSa& sa) {
   peer.child_at = ctx_.now + ctx_.Jitter(wait, 0.25);
 }
 
+void Core::Impl::OnChildDeleted(IkeSa& sa) {
+  Peer& peer = *sa.peer();
+  if (!peer.config->on_demand) return OnChildMissing(sa);
+  // The peer has no use for the tunnel, and there is none for the IKE_SA.
+  peer.establishing.Stop();
+  sa.Want(Wish::Kind::kDeleteIke);
+}
+
 void Core::Impl::EnsureChild(Peer& peer) {
   // However it came to that: an exchange refused, a job or an install failed.
   for (IkeSaId id : peer.established) {
@@ -358,12 +389,16 @@ void Core::Impl::Bury(IkeSaId id) {
   if (peer == nullptr) return;
   const bool attempt = std::erase(peer->attempts, id) > 0;
   std::erase(peer->established, id);
-  if (!peer->removed && peer->attempts.empty() && peer->established.empty() &&
+  if (!peer->removed && peer->attempts.empty() &&
       !peer->establishing.attempt_at()) {
+    const bool last = peer->established.empty();
     if (attempt && sa->initiator()) {
-      peer->establishing.Failed(ctx_);
-    } else {
-      peer->establishing.Lost(ctx_, *peer->config);
+      if (last || peer->establishing.replacing()) {
+        peer->establishing.Failed(ctx_, *peer->config,
+                                  !peer->tunnels.Of(IkeSaId()).empty());
+      }
+    } else if (last) {
+      peer->establishing.Lost(ctx_, *peer->config, !sa->lost());
     }
   }
   Touch(peer->id);

@@ -284,6 +284,7 @@ void IkeSa::Close(Ending ending, const std::string& why) {
   const bool was_up =
       stage_ == Stage::kEstablished || stage_ == Stage::kClosing;
   stage_ = Stage::kDead;
+  lost_ = ending == Ending::kLost;
   if (peer_ == nullptr) return;
   // The peer's rekey made a successor while ours was under way.
   if (PeerRekeyStands()) {

@@ -164,6 +164,12 @@ class IkeSa {
   IkeSaId superseded_by;
 
   void set_close_at(base::Instant at) { close_at_ = at; }
+  // The peer never rekeys it; it lasts until its hard lifetime.
+  void StopRekeying() { rekey_at_.reset(); }
+  // A sign of life other than an IKE message: its ESP (RFC 7296 2.4).
+  void Heard() { last_heard_ = ctx_.now; }
+  // Why it ended: the peer does not answer, or has restarted.
+  bool lost() const { return lost_; }
   // It is superfluous: deleted then, unless the peer does so before.
   void set_delete_at(base::Instant at) { delete_at_ = at; }
 
@@ -214,6 +220,7 @@ class IkeSa {
   const bool initiator_;
   bool fragmentation_ = false;
   bool initial_contact_ = false;
+  bool lost_ = false;
   Stage stage_ = Stage::kInit;
   wire::ExchangeType in_flight_exchange_ = wire::ExchangeType::kIkeSaInit;
   NatVerdict nat_;

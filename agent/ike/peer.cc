@@ -74,36 +74,55 @@ absl::Status Check(const PeerConfig& config) {
 
 }  // namespace
 
+// On demand, with nothing that is still in use.
+constexpr int kOnDemandTries = 5;
+
 void Establishing::Want(Context& ctx, const PeerConfig& config, bool at_once) {
   at_once_ = at_once_ || at_once;
   const bool pending = wanted_ && attempt_at_;
   wanted_ = true;
   if (pending && !at_once) return;
-  attempt_at_ = config.initiate || at_once ? ctx.now : ctx.now + config.grace;
+  const bool now = config.initiate || config.on_demand || at_once;
+  attempt_at_ = now ? ctx.now : ctx.now + config.grace;
+}
+
+void Establishing::Replace(Context& ctx) {
+  replace_since_ = ctx.now;
+  attempt_at_ = ctx.now;
 }
 
 void Establishing::Stop() {
+  failures_ = 0;
+  replace_since_.reset();
   wanted_ = false;
   at_once_ = false;
   attempt_at_.reset();
 }
 
-void Establishing::Succeeded() {
+void Establishing::Succeeded(Context& ctx, base::Instant created) {
   failures_ = 0;
+  if (replace_since_ && created < *replace_since_) {
+    // It was under way before: not as the peer is configured now.
+    attempt_at_ = ctx.now;
+    return;
+  }
+  replace_since_.reset();
   at_once_ = false;
   attempt_at_.reset();
 }
 
-void Establishing::Failed(Context& ctx) {
-  if (!wanted_) return;
+void Establishing::Failed(Context& ctx, const PeerConfig& config, bool held) {
+  if (!wanted_ && !replacing()) return;
   absl::Duration wait = ctx.config.retry_base;
   for (int i = 0; i < failures_ && wait < ctx.config.retry_max; ++i) wait *= 2;
   ++failures_;
+  if (config.on_demand && !held && failures_ >= kOnDemandTries) return Stop();
   attempt_at_ =
       ctx.now + ctx.Jitter(std::min(wait, ctx.config.retry_max), 0.25);
 }
 
-void Establishing::Lost(Context& ctx, const PeerConfig& config) {
+void Establishing::Lost(Context& ctx, const PeerConfig& config, bool deleted) {
+  if (config.on_demand && deleted) return Stop();
   if (!wanted_) return;
   attempt_at_ =
       ctx.now + (config.initiate ? ctx.Jitter(ctx.config.retry_base, 0.25)

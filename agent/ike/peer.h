@@ -28,18 +28,25 @@ class Establishing {
   // When to try; nullopt while nothing is to be done.
   std::optional<base::Instant> attempt_at() const { return attempt_at_; }
 
+  // A new IKE_SA is wanted although one is up.
+  bool replacing() const { return replace_since_.has_value(); }
+
   void Want(Context& ctx, const PeerConfig& config, bool at_once);
+  void Replace(Context& ctx);
   void Stop();
   // An attempt of ours is under way.
   void Started() { attempt_at_.reset(); }
-  void Succeeded();
-  // An attempt of ours came to nothing.
-  void Failed(Context& ctx);
-  // An IKE_SA that was up is gone.
-  void Lost(Context& ctx, const PeerConfig& config);
+  // An IKE_SA is up that was begun, by either end, at `created`.
+  void Succeeded(Context& ctx, base::Instant created);
+  // An attempt of ours came to nothing. `held`: CHILD_SAs of an IKE_SA that was
+  // lost still stand.
+  void Failed(Context& ctx, const PeerConfig& config, bool held);
+  // An IKE_SA that was up is gone: `deleted`, or the peer did not answer.
+  void Lost(Context& ctx, const PeerConfig& config, bool deleted);
 
  private:
   bool wanted_ = false;
+  std::optional<base::Instant> replace_since_;
   bool at_once_ = false;
   int failures_ = 0;
   std::optional<base::Instant> attempt_at_;

@@ -11,6 +11,10 @@ namespace {
 // The kernel may still hold packets that point at the old outbound SA.
 constexpr absl::Duration kOutboundLinger = absl::Seconds(1);
 
+// Whoever began a rekey deletes what it replaced. When that does not happen,
+// so much later the other end does.
+constexpr absl::Duration kReplacedPatience = absl::Minutes(1);
+
 bool Due(const std::optional<base::Instant>& at, base::Instant now) {
   return at && *at <= now;
 }
@@ -65,8 +69,7 @@ void Tunnels::Complete(Context& ctx, ChildSa& child) {
   ++ctx.counters.child_sas_established;
   child.state = ChildSa::State::kHeld;
   if (ChildSa* old = Find(child.predecessor)) {
-    old->successor = child.id;
-    old->rekey_at.reset();
+    old->rekey_at = ctx.now + ctx.Jitter(kReplacedPatience, 0.5);
   }
   const bool sending = leftovers_ || Sends();
   // What still stands, besides this one, asks for proof that the peer has
@@ -120,7 +123,9 @@ void Tunnels::OutboundInstalled(Context& ctx, ChildSa& child,
                                 const absl::Status& status) {
   if (child.state != ChildSa::State::kSwitching) return;
   if (!status.ok()) {
-    // A key is installed once, ever: this CHILD_SA cannot be saved.
+    // A key is installed once, ever: this CHILD_SA cannot be saved. One that
+    // the peer made is rekeyed while the old one, which the peer is about to
+    // delete, still carries the traffic.
     ctx.Report(Event::Kind::kProtocolError, peer_, child.owner, child.id,
                absl::StrCat("outbound SA not installed: ", status.message()));
     const IkeSaId owner = child.owner;
@@ -128,12 +133,21 @@ void Tunnels::OutboundInstalled(Context& ctx, ChildSa& child,
     child.state = ChildSa::State::kHeld;
     if (owner == IkeSaId()) {
       Remove(ctx, child);
+    } else if (!child.initiated && Sends()) {
+      child.rekey_at = ctx.now + ctx.Jitter(absl::Seconds(30), 0.5);
+      ctx.Notify(Notice::Kind::kRekeyChild, owner, id);
     } else {
       ctx.Notify(Notice::Kind::kDeleteChild, owner, id);
     }
     return;
   }
   child.state = ChildSa::State::kUp;
+  for (const auto& other : children_) {
+    if (other->state == ChildSa::State::kRetired && other->switch_order != 0 &&
+        !other->remove_outbound_at) {
+      other->remove_outbound_at = ctx.now + kOutboundLinger;
+    }
+  }
   if (child.owner != IkeSaId()) {
     ctx.Notify(Notice::Kind::kSending, child.owner, child.id);
   }
@@ -201,10 +215,12 @@ void Tunnels::Retire(Context& ctx, ChildSa& child) {
   if (was_up && HasNewer(child)) {
     child.remove_outbound_at =
         ctx.now + std::min(kOutboundLinger, ctx.config.drain_time);
-  } else if (was_up) {
+  } else if (was_up && !HasLive(child.owner)) {
     RemoveOutbound(ctx, child);
   }
-  if (child.successor == ChildSaId()) {
+  // Otherwise another is being made, and the peer drains as we do: until then
+  // this is still the way.
+  if (!Replaced(child)) {
     ctx.Report(Event::Kind::kChildSaDown, peer_, child.owner, child.id, "");
   }
 }
@@ -257,8 +273,7 @@ std::vector<ChildSaId> Tunnels::OlderTwins(ChildSaId id) const {
     if (c->owner != child.owner || !(c->id < id) || c->deleting ||
         c->state == ChildSa::State::kRetired ||
         c->state == ChildSa::State::kInstalling || c->id == child.predecessor ||
-        c->successor == id || c->local != child.local ||
-        c->remote != child.remote) {
+        c->local != child.local || c->remote != child.remote) {
       continue;
     }
     const bool collided =
@@ -266,6 +281,24 @@ std::vector<ChildSaId> Tunnels::OlderTwins(ChildSaId id) const {
     if (!collided) twins.push_back(c->id);
   }
   return twins;
+}
+
+bool Tunnels::Replaced(const ChildSa& child) const {
+  return std::any_of(children_.begin(), children_.end(), [&](const auto& c) {
+    // Ids rise along a line of rekeys, so this ends.
+    if (c->predecessor != child.id || !(child.id < c->id) || c->redundant ||
+        c->state == ChildSa::State::kInstalling) {
+      return false;
+    }
+    return c->state != ChildSa::State::kRetired || Replaced(*c);
+  });
+}
+
+bool Tunnels::SuccessorSends(const ChildSa& child) const {
+  return std::any_of(children_.begin(), children_.end(), [&](const auto& c) {
+    return c->predecessor == child.id && !c->redundant &&
+           c->state == ChildSa::State::kUp;
+  });
 }
 
 bool Tunnels::IsUp(IkeSaId owner) const {
@@ -308,7 +341,7 @@ void Tunnels::Remove(Context& ctx, ChildSa& child) {
 void Tunnels::HandleExpired(Context& ctx, ChildSa& child, bool hard) {
   if (child.state == ChildSa::State::kRetired) return;
   if (!hard) {
-    if (child.owner != IkeSaId() && child.successor == ChildSaId()) {
+    if (child.owner != IkeSaId() && !Replaced(child)) {
       ctx.Notify(Notice::Kind::kRekeyChild, child.owner, child.id);
     }
     return;
@@ -320,6 +353,15 @@ void Tunnels::HandleExpired(Context& ctx, ChildSa& child, bool hard) {
     return;
   }
   ctx.Notify(Notice::Kind::kDeleteChild, child.owner, child.id);
+}
+
+void Tunnels::CheckSoftLifetime(Context& ctx, ChildSa& child) {
+  // Comes again unless the rekey, or the Delete, succeeds.
+  child.rekey_at = ctx.now + ctx.Jitter(absl::Seconds(30), 0.5);
+  if (!Replaced(child)) return HandleExpired(ctx, child, /*hard=*/false);
+  if (child.owner != IkeSaId() && !child.deleting && SuccessorSends(child)) {
+    ctx.Notify(Notice::Kind::kDeleteChild, child.owner, child.id);
+  }
 }
 
 void Tunnels::HandleTimeout(Context& ctx) {
@@ -334,11 +376,7 @@ void Tunnels::HandleTimeout(Context& ctx) {
       Remove(ctx, *child);
       continue;
     }
-    if (Due(child->rekey_at, ctx.now)) {
-      // Comes again unless the rekey succeeds.
-      child->rekey_at = ctx.now + ctx.Jitter(absl::Seconds(30), 0.5);
-      HandleExpired(ctx, *child, /*hard=*/false);
-    }
+    if (Due(child->rekey_at, ctx.now)) CheckSoftLifetime(ctx, *child);
     if (Due(child->expire_at, ctx.now)) {
       HandleExpired(ctx, *child, /*hard=*/true);
     }

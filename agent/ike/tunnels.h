@@ -80,6 +80,8 @@ class Tunnels {
   bool empty() const { return children_.empty(); }
   // Not retired, and not on its way out without a successor.
   bool HasLive(IkeSaId owner) const;
+  // A rekey has put another in its place that has not failed since.
+  bool Replaced(const ChildSa& child) const;
   // Live CHILD_SAs of the same IKE_SA and selectors that are older, and not
   // what `child` replaces or collided with.
   std::vector<ChildSaId> OlderTwins(ChildSaId child) const;
@@ -94,6 +96,9 @@ class Tunnels {
                          const absl::Status& status);
   // Whether there is an SA to send on.
   bool Sends() const;
+  // What replaces it is sent on.
+  bool SuccessorSends(const ChildSa& child) const;
+  void CheckSoftLifetime(Context& ctx, ChildSa& child);
   // Of outbound SAs younger than `child`'s.
   bool HasNewer(const ChildSa& child) const;
   void RemoveOutbound(Context& ctx, ChildSa& child);

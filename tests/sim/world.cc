@@ -218,6 +218,19 @@ std::string World::Disagreement(int a, int b) {
   return "";
 }
 
+bool World::Draining() {
+  for (int a = 0; a < size(); ++a) {
+    for (int b = 0; b < size(); ++b) {
+      const ike::PeerId peer = Node::PeerIdOf(b);
+      if (a != b && (node(a).datapath().Inbound(peer).size() > 1 ||
+                     node(a).datapath().Outbound(peer).size() > 1)) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
 int World::Agreed() {
   int agreed = 0;
   for (int a = 0; a < size(); ++a) {
@@ -270,6 +283,8 @@ void World::Settle(absl::Duration time) {
   record_.Trace("the pairs have agreed, or never will");
   // What was replaced drains; and it must stay as it is.
   RunFor(2 * options_.core.drain_time + absl::Seconds(5));
+  // A rekey that had failed may be tried again just now.
+  for (int i = 0; i < 10 && Draining(); ++i) RunFor(absl::Seconds(2));
   for (int a = 0; a < size(); ++a) {
     for (int b = a + 1; b < size(); ++b) {
       const std::string disagreement = Disagreement(a, b);

@@ -75,6 +75,8 @@ class World {
  private:
   ike::CoreConfig ConfigOf(int index) const;
   ike::PeerConfig PeerOf(int index, int other) const;
+  // Some node has more SAs than one pair a peer.
+  bool Draining();
   void SendPackets();
   void SendPacket(int from, int to);
   void CheckDatapath(int a, int b);

@@ -59,8 +59,8 @@ class CreateChildInitiator : public Task {
 
 // So long the peer may not have a CHILD_SA that it asked for: our answer was
 // lost and its request is repeated (RFC 7296 2.1). Proof that it has may never
-// come where no traffic passes, so afterwards it counts as there; a peer that
-// has not answers CHILD_SA_NOT_FOUND.
+// come where no traffic passes, so afterwards a rekey is tried; a peer that has
+// not got it yet answers CHILD_SA_NOT_FOUND, and is asked again later.
 constexpr absl::Duration kPeerMayStillAsk = absl::Seconds(5);
 
 std::optional<crypto::Group> PreferredGroup(const PeerConfig& config) {
@@ -85,7 +85,7 @@ Task::Progress CreateChildInitiator::Start(IkeSa& sa) {
     ChildSa* old = Old(sa);
     if (old == nullptr || old->owner != sa.id() || old->deleting ||
         old->state == ChildSa::State::kRetired ||
-        old->successor != ChildSaId() || old->redundant) {
+        sa.peer()->tunnels.Replaced(*old) || old->redundant) {
       return Progress::kDone;
     }
     if (!old->initiated && !old->confirmed &&
@@ -181,7 +181,7 @@ Task::Progress CreateChildInitiator::Refused(IkeSa& sa,
     return Progress::kRunning;
   }
   ChildSa* old = Old(sa);
-  const bool replaced = old == nullptr || old->successor != ChildSaId() ||
+  const bool replaced = old == nullptr || sa.peer()->tunnels.Replaced(*old) ||
                         old->state == ChildSa::State::kRetired;
   if (rekeyed_ != ChildSaId() && replaced) return End(sa);
   if (error.type == NotifyType::kTemporaryFailure) {
@@ -191,6 +191,19 @@ Task::Progress CreateChildInitiator::Refused(IkeSa& sa,
     return End(sa);
   }
   ReportChildRefused(sa, error.type, /*by_us=*/false);
+  if (error.type == NotifyType::kNoAdditionalSas) {
+    // RFC 7296 1.3, 4: never on this IKE_SA; a new one brings its own.
+    if (old != nullptr) old->rekey_at.reset();
+    sa.ctx().Notify(Notice::Kind::kReestablish, sa.id());
+    return End(sa);
+  }
+  if (error.type == NotifyType::kChildSaNotFound && old != nullptr &&
+      !old->initiated && !old->confirmed) {
+    // The peer may still be asking for it, our answer being lost: it is not
+    // known yet, which is not gone.
+    old->rekey_at = sa.ctx().now + sa.ctx().Jitter(absl::Seconds(10), 0.5);
+    return End(sa);
+  }
   if (error.type == NotifyType::kChildSaNotFound && old != nullptr) {
     // RFC 7296 2.25: the peer has lost it; a new one takes its place.
     sa.peer()->tunnels.Retire(sa.ctx(), *old);

@@ -100,7 +100,7 @@ Task::Progress CreateChildResponder::Install(IkeSa& sa, base::ByteSpan secret) {
   // each other can be told apart by their nonces (2.8.1).
   if (rekeyed_ != ChildSaId()) {
     const ChildSa* old = sa.peer()->tunnels.Find(rekeyed_);
-    if (old == nullptr || old->deleting || old->successor != ChildSaId() ||
+    if (old == nullptr || old->deleting || sa.peer()->tunnels.Replaced(*old) ||
         old->state == ChildSa::State::kRetired) {
       return Refuse(sa, NotifyPayload::Of(NotifyType::kTemporaryFailure));
     }

@@ -137,7 +137,7 @@ class InformationalResponder : public Informational {
     }
     if (deleted_ && sa.stage() == IkeSa::Stage::kEstablished &&
         !sa.peer()->tunnels.HasLive(sa.id())) {
-      sa.ctx().Notify(Notice::Kind::kChildMissing, sa.id());
+      sa.ctx().Notify(Notice::Kind::kChildDeleted, sa.id());
     }
     return Progress::kDone;
   }

@@ -158,6 +158,11 @@ Task::Progress RekeyIkeInitiator::Refused(IkeSa& sa,
     sa.RetryLater(Wish::Kind::kRekeyIke, ChildSaId());
     return Progress::kDone;
   }
+  if (error.type == NotifyType::kNoAdditionalSas) {
+    // RFC 7296 1.3, 4: a new IKE_SA takes the place of this one.
+    sa.StopRekeying();
+    sa.ctx().Notify(Notice::Kind::kReestablish, sa.id());
+  }
   return GiveUp(sa, ToString(error.type));
 }
 

@@ -61,6 +61,19 @@ TEST(EspSuiteTest, SizesAreTheRfcs) {
   EXPECT_EQ(gcm.ToString(), "aes256gcm16-esn");
 }
 
+TEST(EspSuiteTest, AhHasNoCipher) {
+  const EspSuite ah{.integrity = EspIntegrity::kHmacSha2_256_128,
+                    .protocol = IpsecProtocol::kAh};
+  EXPECT_FALSE(ah.aead());
+  EXPECT_EQ(ah.encryption_key_size(), 0u);
+  EXPECT_EQ(ah.integrity_key_size(), 32u);
+  EXPECT_EQ(ah.icv_size(), 16u);
+  EXPECT_EQ(ah.ToString(), "ah-hmacsha256-esn");
+  // RFC 4302 2: 12 octets and the ICV, in multiples of 4 or, in IPv6, of 8.
+  EXPECT_EQ(EspOverhead(ah, Family::kIpv4, false, 100), 20u + 28u);
+  EXPECT_EQ(EspOverhead(ah, Family::kIpv6, false, 100), 40u + 32u);
+}
+
 // For every suite, family, encapsulation and link MTU: a packet of InnerMtu
 // fits, one octet more does not.
 TEST(InnerMtuTest, IsExact) {
@@ -69,7 +82,9 @@ TEST(InnerMtuTest, IsExact) {
                              {.cipher = EspCipher::kAesCbc,
                               .integrity = EspIntegrity::kHmacSha2_256_128},
                              {.cipher = EspCipher::kAesCbc,
-                              .integrity = EspIntegrity::kHmacSha2_512_256}};
+                              .integrity = EspIntegrity::kHmacSha2_512_256},
+                             {.integrity = EspIntegrity::kHmacSha2_384_192,
+                              .protocol = IpsecProtocol::kAh}};
   for (const EspSuite& suite : suites) {
     for (Family family : {Family::kIpv4, Family::kIpv6}) {
       for (bool udp : {false, true}) {
@@ -97,6 +112,8 @@ TEST(EspSaTest, CloneCopiesAll) {
   sa.encryption_key = SecretBytes(Bytes(36, 7));
   sa.remote_selectors = {Ts("10.0.0.0/8")};
   sa.limits.soft_packets = 5;
+  sa.mode = SaMode::kTransport;
+  sa.cpu = 3;
   const EspSa copy = sa.Clone();
   EXPECT_EQ(copy.spi, sa.spi);
   EXPECT_EQ(copy.encapsulation, sa.encapsulation);
@@ -104,6 +121,8 @@ TEST(EspSaTest, CloneCopiesAll) {
       ConstantTimeEqual(copy.encryption_key.span(), sa.encryption_key.span()));
   EXPECT_EQ(copy.remote_selectors, sa.remote_selectors);
   EXPECT_EQ(copy.limits.soft_packets, 5u);
+  EXPECT_EQ(copy.mode, SaMode::kTransport);
+  EXPECT_EQ(copy.cpu, 3u);
 }
 
 }  // namespace

@@ -251,6 +251,9 @@ TEST_F(Rekey, AFailedInstallWhileRekeyingLosesNothing) {
   for (Node* node : {&a_, &b_}) {
     for (base::Direction direction :
          {base::Direction::kInbound, base::Direction::kOutbound}) {
+      SCOPED_TRACE(node->name + (direction == base::Direction::kInbound
+                                     ? " fails inbound"
+                                     : " fails outbound"));
       bool once = true;
       node->allow_install = [&](const InstallSa& op) {
         return op.sa.direction != direction || !std::exchange(once, false);
