@@ -45,12 +45,19 @@ class Reconciliation {
   }
 
   // Replaces what is thought to be there by what was just read, except of the
-  // items that are being changed.
-  void SetActual(const std::map<Key, Value>& actual) {
+  // items that are being changed. Returns what stood as desired and does not
+  // any more: somebody else changed it.
+  std::vector<Key> SetActual(const std::map<Key, Value>& actual) {
+    std::vector<Key> taken;
     for (auto& [key, item] : items_) {
       if (item.in_flight) continue;
-      item.uncertain = false;
       const auto found = actual.find(key);
+      const bool stood =
+          item.desired && item.actual == item.desired && !item.uncertain;
+      if (stood && (found == actual.end() || found->second != *item.desired)) {
+        taken.push_back(key);
+      }
+      item.uncertain = false;
       if (found == actual.end()) {
         item.actual.reset();
       } else {
@@ -67,6 +74,7 @@ class Reconciliation {
       if (!items_.contains(key)) items_[key].actual = value;
     }
     Forget();
+    return taken;
   }
 
   // The changes that are due; each wants one End. Deletions come first, and

@@ -294,7 +294,10 @@ void Tracker::HandlePolicies(const std::vector<Policy>& listed) {
       actual[policy.reqid] = policy;
     }
   }
-  policies_.SetActual(actual);
+  for (const base::Reqid reqid : policies_.SetActual(actual)) {
+    base::Log(base::LogLevel::kError, "policy vanished; it is put back",
+              {{"reqid", reqid.value()}});
+  }
   policies_known_ = true;
   ApplyPolicies();
   if (!std::exchange(ready_, true) && events_.ready) events_.ready();

@@ -25,8 +25,10 @@ class Event:
     # What becomes of the packets from the victims' pods, and of those to them.
     out: str = STOPS
     back: str = STOPS
-    # Looks while the event lasts: was it noticed, is the right thing reported?
+    # Look while the event lasts, and when all is well again: was it noticed,
+    # made good, reported?
     check: Callable[[Scene], object] = nothing
+    after: Callable[[Scene], object] = nothing
     hold: float = 1.0  # seconds of traffic, once the expectation holds
     recovers: float = 30.0  # within so many seconds after undo
 
@@ -81,6 +83,7 @@ def run_event(scene: Scene, event: Event) -> Row:
     undone = time.monotonic()
     traffic.wait_for_flow(packets=20, seconds=event.recovers)
     recovered = time.monotonic() - undone
+    event.after(scene)
     seen = scene.witness.seen().since(before)
     both = [name for name in begin if name in end and name in traffic.rates]
     sent = {name: growth(begin, end, name)[0] for name in both}

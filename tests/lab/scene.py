@@ -32,10 +32,12 @@ class Scene:
 
     node-x is no victim but the control of all that happens: without guards, and
     with its routing broken from the start, its pod's packets are on the wire in
-    plaintext all the time, where the witness must see them."""
+    plaintext all the time, where the witness must see them. `control`: False for
+    what is about loss, not about leaks."""
 
     def __init__(self, lab: Lab, victims: dict[str, dict], *, common: dict | None = None,
-                 udp: bool = True, rate: float = 500, tick: int = 4000):
+                 udp: bool = True, rate: float = 500, tick: int = 4000,
+                 control: bool = True):
         self.lab = lab
         self.common = {"timers": TIMERS, "logLevel": "debug", **(common or {})}
         self.extras = {PEER: {}, UNGUARDED: NO_GUARD, **victims}
@@ -48,10 +50,9 @@ class Scene:
         numbers = (number for number in range(1, 200) if number != 2)
         self.victims = [Node(lab, self.wire, name, number)
                         for name, number in zip(victims, numbers)]
-        self.unguarded = Node(lab, self.wire, UNGUARDED, 200)
-        self.nodes = [self.peer, *self.victims, self.unguarded]
+        self.unguarded = Node(lab, self.wire, UNGUARDED, 200) if control else None
+        self.nodes = [self.peer, *self.victims, *self._controls_of_all()]
         self.traffic = Traffic(lab, tick=tick)
-        self._controls = 0
         self._lay_ways_out()
         self.attacker = Namespace(lab, "attacker")
         self.attacker_uplink = self.wire.attach(self.attacker, ATTACKER)
@@ -75,7 +76,7 @@ class Scene:
     def peers_of(self, node: Node) -> list[Node]:
         if node is not self.peer:
             return [self.peer]
-        return [*self.victims, self.unguarded]
+        return [*self.victims, *self._controls_of_all()]
 
     def configure(self, node: Node, *, without_peers: bool = False, **changes) -> None:
         peers = [] if without_peers else self.peers_of(node)
@@ -95,8 +96,12 @@ class Scene:
         for node in self.victims:
             self.start_flows(node)
         self.traffic.wait_for_flow()
-        self._start_control()
+        if self.unguarded:
+            self._start_control()
         return self
+
+    def _controls_of_all(self) -> list[Node]:
+        return [self.unguarded] if self.unguarded else []
 
     def _start_control(self) -> None:
         pod, there = self.unguarded.pods["pod"], self.peer.pods["pod"]

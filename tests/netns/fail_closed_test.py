@@ -5,7 +5,7 @@ control of each event included."""
 
 import pytest
 
-from lab import Lab
+from lab import Lab, wait_until
 from lab.espd import Control
 from lab.matrix import CONTINUES, EITHER, STOPS, Event, check_names, run_event
 from lab.scene import Scene
@@ -13,6 +13,7 @@ from lab.scene import Scene
 
 def flush_sas(node):
     """By hand, behind the agent's back."""
+    node.flushed = {sa["spi"] for sa in node.show("node-b")["esp_sas"]}
     control = Control(node.espd_socket, subscribe=False)
     for sa in control.sas():
         direction, destination, spi = sa.key
@@ -25,6 +26,17 @@ def flush_policies(node):
     for reqid in control.policies():
         control.remove_policy(reqid)
     control.close()
+
+
+def assert_negotiated_anew(node):
+    """A key is installed once, ever: what was flushed never comes back."""
+    wait_until(lambda: "SA vanished" in node.agent.log(), 15, "it is reported")
+    assert node.flushed
+    assert not node.flushed & {sa["spi"] for sa in node.show("node-b")["esp_sas"]}
+
+
+def assert_policy_reported(node):
+    assert "policy vanished; it is put back" in node.agent.log()
 
 
 def start_agents(scene):
@@ -129,9 +141,10 @@ EVENTS = check_names([
           out=CONTINUES, back=CONTINUES),
     Event("agent upgraded", lambda s: s.each(s.upgrade_agent),
           out=CONTINUES, back=CONTINUES),
-    Event("SAs flushed by hand", lambda s: s.each(flush_sas), out=EITHER, back=EITHER),
+    Event("SAs flushed by hand", lambda s: s.each(flush_sas), out=EITHER, back=EITHER,
+          after=lambda s: s.each(assert_negotiated_anew)),
     Event("policies flushed by hand", lambda s: s.each(flush_policies),
-          out=EITHER, back=EITHER),
+          out=EITHER, back=EITHER, after=lambda s: s.each(assert_policy_reported)),
     Event("espd restarted", lambda s: s.each(s.restart_espd), out=EITHER, back=EITHER),
     Event("tunnel interface deleted", lambda s: s.each(delete_tunnel_interface),
           lambda s: s.each(await_espd)),
