@@ -142,7 +142,9 @@ void FillIkeSa(const ike::IkeSaInfo& ike, base::Instant now, v1::IkeSa* out) {
   if (ike.key_bits != 0) {
     out->set_suite(
         mesh::IkeSuiteText(ike.cipher, ike.key_bits, ike.prf, ike.group));
-    SetDuration(now - ike.established, out->mutable_age());
+    if (ike.established != base::Instant()) {
+      SetDuration(now - ike.established, out->mutable_age());
+    }
   }
   if (ike.rekey_at) SetDuration(*ike.rekey_at - now, out->mutable_rekey_in());
   for (const ike::ChildSaInfo& child : ike.children) {

@@ -209,7 +209,7 @@ for frame in sys.argv[2:]:
 """
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -218,10 +218,10 @@ def _checksum(data: bytes) -> int:
 
 def _pseudo_sum(a, b, udp: bytes) -> int:
     padded = a.packed + b.packed + struct.pack("!II", len(udp), UDP) + udp
-    return _checksum(padded + bytes(len(padded) % 2)) or 0xFFFF
+    return checksum(padded + bytes(len(padded) % 2)) or 0xFFFF
 
 
-def _control_frame(source: str, destination: str, mac: str, to_mac: str,
+def control_frame(source: str, destination: str, mac: str, to_mac: str,
                    port: int = 9) -> bytes:
     a, b = ipaddress.ip_address(source), ipaddress.ip_address(destination)
     udp = struct.pack("!HHHH", 9, port, 8 + len(CONTROL_MARK), 0) + CONTROL_MARK
@@ -229,7 +229,7 @@ def _control_frame(source: str, destination: str, mac: str, to_mac: str,
     if a.version == 4:
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, UDP, 0)
         whole = head + a.packed + b.packed
-        header = whole[:10] + struct.pack("!H", _checksum(whole)) + whole[12:]
+        header = whole[:10] + struct.pack("!H", checksum(whole)) + whole[12:]
         ethertype = 0x0800
     else:
         header = struct.pack("!IHBB", 6 << 28, len(udp), UDP, 64) + a.packed + b.packed
@@ -243,7 +243,11 @@ def send_plaintext(node: Namespace, device: str, mac: str, to_mac: str,
     """The negative control: puts one plaintext packet a pair (source pod,
     destination pod, UDP port if it matters) on the wire, past every guard of the
     node. Returns how many; Packets.controls must show as many."""
-    frames = [_control_frame(pair[0], pair[1], mac, to_mac, *pair[2:]).hex()
+    frames = [control_frame(pair[0], pair[1], mac, to_mac, *pair[2:])
               for pair in pairs]
-    node.run(["/usr/bin/python3", "-c", _SENDER, device, *frames])
+    put_on_wire(node, device, frames)
     return len(frames)
+
+
+def put_on_wire(node: Namespace, device: str, frames: list[bytes]) -> None:
+    node.run(["/usr/bin/python3", "-c", _SENDER, device, *(f.hex() for f in frames)])

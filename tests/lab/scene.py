@@ -7,6 +7,7 @@ import shutil
 import signal
 
 from lab.capture import send_plaintext
+from lab.drivers import UserDatapath
 from lab.namespace import Namespace
 from lab.node import CLUSTER_CIDRS, Node
 from lab.session import Lab, binary, wait_until
@@ -37,11 +38,12 @@ class Scene:
 
     def __init__(self, lab: Lab, victims: dict[str, dict], *, common: dict | None = None,
                  udp: bool = True, rate: float = 500, tick: int = 4000,
-                 control: bool = True):
+                 control: bool = True, driver=None):
         self.lab = lab
         self.common = {"timers": TIMERS, "logLevel": "debug", **(common or {})}
         self.extras = {PEER: {}, UNGUARDED: NO_GUARD, **victims}
         self.udp = udp
+        self.driver = driver or UserDatapath()
         self.rate = rate
         self.psk = secrets.token_hex(32)
         self.wire = Wire(lab)
@@ -53,6 +55,8 @@ class Scene:
         self.unguarded = Node(lab, self.wire, UNGUARDED, 200) if control else None
         self.nodes = [self.peer, *self.victims, *self._controls_of_all()]
         self.traffic = Traffic(lab, tick=tick)
+        self.addresses: dict[str, tuple[str, str]] = {}  # of each node's pod
+        self.second_uplinks: set[str] = set()
         self._lay_ways_out()
         self.attacker = Namespace(lab, "attacker")
         self.attacker_uplink = self.wire.attach(self.attacker, ATTACKER)
@@ -81,7 +85,9 @@ class Scene:
     def configure(self, node: Node, *, without_peers: bool = False, **changes) -> None:
         peers = [] if without_peers else self.peers_of(node)
         fields = {peer.name: {"forceEncapsulation": self.udp} for peer in peers}
-        node.write_config(peers, self.psk, peer_fields=fields, extra={
+        # The peer's keys are known: it may come to cheat with them.
+        node.write_config(peers, self.psk, key_log=node is self.peer, peer_fields=fields,
+                          extra={
             **self.common, **self.extras[node.name], **changes})
 
     def up(self) -> "Scene":
@@ -104,12 +110,11 @@ class Scene:
         return [self.unguarded] if self.unguarded else []
 
     def _start_control(self) -> None:
-        pod, there = self.unguarded.pods["pod"], self.peer.pods["pod"]
+        pod = self.unguarded.pods["pod"]
         self.witness.unguarded(pod.ipv4, pod.ipv6)
         self.divert(self.unguarded)
-        for family, source, to in ((4, pod.ipv4, there.ipv4), (6, pod.ipv6, there.ipv6)):
-            name = self.traffic.flow(f"control{family}", pod.namespace, source,
-                                     there.namespace, to, rate=CONTROL_RATE)
+        for name in self.traffic.both_ways("control", pod, self.peer.pods["pod"],
+                                           rate=CONTROL_RATE):
             # Whether it arrives is the peer's guard's business.
             del self.traffic.rates[name]
 
@@ -120,6 +125,8 @@ class Scene:
         node.start_agent()
 
     def start_flows(self, node: Node) -> list[str]:
+        pod = node.pods["pod"]
+        self.addresses[node.name] = (pod.ipv4, pod.ipv6)
         return self.traffic.both_ways(node.name, node.pods["pod"], self.peer.pods["pod"],
                                       rate=self.rate)
 
@@ -190,18 +197,53 @@ class Scene:
             node.namespace.run(["ip", f"-{family}", "rule", "del", "pref", 5])
             node.namespace.run(["ip", f"-{family}", "route", "flush", "table", DIVERSION])
 
+    def has_guard(self, node: Node, guard: str) -> bool:
+        return self.extras[node.name].get("guard", {}).get(guard) != "off"
+
     # --- what is seen ---
 
     def send_controls(self) -> int:
         """From each victim's uplink, past its guards, with the very addresses of
         its pod's traffic. Returns how many a family."""
-        there = self.peer.pods.get("pod")
+        there = self.peer.pods["pod"]
         for node in self.victims:
-            here = node.pods["pod"]
             send_plaintext(node.namespace, node.uplink.device, node.uplink.mac,
                            self.peer.uplink.mac,
-                           [(here.ipv4, there.ipv4), (here.ipv6, there.ipv6)])
+                           list(zip(self.addresses[node.name], (there.ipv4, there.ipv6))))
         return len(self.victims)
+
+
+class Stage:
+    """One scene for many tests, one after the other; after a test that failed, a
+    new one."""
+
+    def __init__(self, name: str, make):
+        self._name = name
+        self._make = make
+        self._lab: Lab | None = None
+        self._scene: Scene | None = None
+
+    def scene(self) -> Scene:
+        if self._scene is None:
+            self._lab = Lab(self._name)
+            self._lab.__enter__()
+            try:
+                self._scene = self._make(self._lab).up()
+            except BaseException:
+                self._lab.failed = True
+                self.close()
+                raise
+        return self._scene
+
+    def judge(self, reports) -> None:
+        if any(report.failed for report in reports):
+            self._lab.failed = True
+            self.close()
+
+    def close(self) -> None:
+        if self._lab is not None:
+            self._lab.__exit__(None, None, None)
+        self._lab = self._scene = None
 
 
 def growth(before: dict[str, Count], after: dict[str, Count], name: str) -> tuple[int, int]:

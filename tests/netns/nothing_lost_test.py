@@ -97,7 +97,7 @@ def test_an_agent_that_goes_and_comes_loses_nothing(lab, udp):
     time.sleep(AWAY_SECONDS)
     # The peer knows by now, and keeps what carries the packets.
     assert scene.peer.tunnels()[0]["state"] != "down"
-    assert not scene.peer.show("node-a")["ike_sas"]
+    assert "established" not in {sa["state"] for sa in scene.peer.show("node-a")["ike_sas"]}
     victim.start_agent()
     wait_for_switch(scene, victim, before)
     assert_nothing_lost(scene, at_least=1000)
