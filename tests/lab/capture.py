@@ -186,7 +186,7 @@ class Capture:
         tcpdump may be behind, and forgets what it has not read yet."""
         mark = secrets.token_bytes(16)
         frame = b"\xff" * 6 + bytes.fromhex("020000000002") + EXPERIMENTAL + mark + bytes(40)
-        self._wire.namespace.run(["/usr/bin/python3", "-c", _SENDER, BRIDGE, frame.hex()])
+        self._wire.namespace.run(["/usr/bin/python3", "-c", _SENDER, BRIDGE, 0, frame.hex()])
         def seen():
             with open(self.path, "rb") as file:
                 file.seek(max(0, self.path.stat().st_size - 65536))
@@ -197,14 +197,14 @@ class Capture:
         return read_pcap(self.path, self.cidrs)
 
 
-# Past the queueing discipline, and so past what a guard hooks there
-# (PACKET_QDISC_BYPASS).
+# The second word, 1: past the queueing discipline (PACKET_QDISC_BYPASS), and so
+# past what a guard hooks there, but also past captures on that very device.
 _SENDER = """
 import socket, sys
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-s.setsockopt(263, 20, 1)
+s.setsockopt(263, 20, int(sys.argv[2]))
 s.bind((sys.argv[1], 0))
-for frame in sys.argv[2:]:
+for frame in sys.argv[3:]:
     s.send(bytes.fromhex(frame))
 """
 
@@ -250,4 +250,4 @@ def send_plaintext(node: Namespace, device: str, mac: str, to_mac: str,
 
 
 def put_on_wire(node: Namespace, device: str, frames: list[bytes]) -> None:
-    node.run(["/usr/bin/python3", "-c", _SENDER, device, *(f.hex() for f in frames)])
+    node.run(["/usr/bin/python3", "-c", _SENDER, device, 1, *(f.hex() for f in frames)])
