@@ -98,6 +98,23 @@ std::string CountersText(const v1::Counters& c) {
   return text;
 }
 
+std::string ProbeText(const v1::Tunnel& t) {
+  if (t.probe().empty() || t.probe() == "off") return t.probe();
+  std::string text = absl::StrCat(t.probe(), ", ", t.probes_answered(), " of ",
+                                  t.probes_sent(), " answered");
+  if (t.has_probe_answer_age()) {
+    const int64_t micros =
+        TimeUtil::DurationToMicroseconds(t.probe_round_trip());
+    absl::StrAppend(&text, ", the last ", Seconds(t.probe_answer_age()),
+                    " ago in ", micros / 1000, ".",
+                    absl::Dec(micros % 1000 / 100), " ms");
+    if (t.probe_answered_by_node()) {
+      absl::StrAppend(&text, " (by its node: the peer's agent is away)");
+    }
+  }
+  return text;
+}
+
 std::string NatText(const v1::IkeSa& ike) {
   if (ike.nat_local() && ike.nat_remote()) return "before both ends";
   if (ike.nat_local()) return "before this node";
@@ -153,7 +170,7 @@ std::string TunnelsText(const v1::ListTunnelsResponse& tunnels, bool wide) {
                                     "IN",   "OUT",   "ERRORS"};
   if (wide) {
     heads.insert(heads.end(),
-                 {"UDP", "MTU", "IDENTITY", "ADDRESSES", "POD-CIDRS"});
+                 {"UDP", "MTU", "PROBE", "IDENTITY", "ADDRESSES", "POD-CIDRS"});
   }
   heads.push_back("PROBLEM");
   Table table(std::move(heads));
@@ -168,8 +185,8 @@ std::string TunnelsText(const v1::ListTunnelsResponse& tunnels, bool wide) {
         absl::StrCat(Errors(t.inbound()) + Errors(t.outbound()))};
     if (wide) {
       row.insert(row.end(),
-                 {YesNo(t.encapsulated()), absl::StrCat(t.mtu()), t.identity(),
-                  Join(t.addresses()), Join(t.pod_cidrs())});
+                 {YesNo(t.encapsulated()), absl::StrCat(t.mtu()), t.probe(),
+                  t.identity(), Join(t.addresses()), Join(t.pod_cidrs())});
     }
     row.push_back(t.problem());
     table.Add(std::move(row));
@@ -190,6 +207,7 @@ std::string TunnelText(const v1::Tunnel& t) {
        {"ESP in UDP", YesNo(t.encapsulated())},
        {"MTU", absl::StrCat(t.mtu())},
        {"Packets came in", YesNo(t.inbound_seen())},
+       {"Probe", ProbeText(t)},
        {"In", CountersText(t.inbound())},
        {"Out", CountersText(t.outbound())}},
       0);

@@ -101,8 +101,21 @@ absl::Status Agent::Start() {
 absl::Status Agent::MakeMesh() {
   ESPALIER_ASSIGN_OR_RETURN(network_,
                             network::KernelNodeNetwork::Open(&loop_, &clock_));
+  probes_ = std::make_unique<ProbeAdapter>(
+      &loop_, [this] { return datapath_.tunnel_interface(); },
+      runtime::ProbeSockets::Handlers{
+          .received =
+              [this](const base::IpAddress& local,
+                     const base::IpAddress& remote, base::ByteSpan bytes) {
+                mesh_->HandleProbe(local, remote, bytes);
+              },
+          .unreachable =
+              [this](const base::IpAddress& local,
+                     const base::IpAddress& remote, base::ByteSpan bytes) {
+                mesh_->HandleProbeUnreachable(local, remote, bytes);
+              }});
   mesh_ = std::make_unique<mesh::Mesh>(&loop_, &clock_, &ike_, &datapath_,
-                                       network_.get());
+                                       network_.get(), probes_.get(), &random_);
   backend_ = std::make_unique<Backend>(Backend::Parts{.loop = &loop_,
                                                       .clock = &clock_,
                                                       .driver = &driver_,

@@ -18,6 +18,7 @@
 #include "agent/main/backend.h"
 #include "agent/main/ike_adapter.h"
 #include "agent/main/key_log.h"
+#include "agent/main/probe_adapter.h"
 #include "agent/mesh/config/config.h"
 #include "agent/mesh/mesh.h"
 #include "agent/network/kernel_node_network.h"
@@ -73,6 +74,7 @@ class Agent {
   datapath::UserDatapath datapath_;
   // From here on made by Start, in this order.
   std::unique_ptr<network::KernelNodeNetwork> network_;
+  std::unique_ptr<ProbeAdapter> probes_;
   std::unique_ptr<mesh::Mesh> mesh_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<KeyLog> key_log_;

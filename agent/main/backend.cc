@@ -73,7 +73,8 @@ const char* KindName(ike::Event::Kind kind) {
 }
 
 bool Flows(mesh::TunnelState state) {
-  return state != mesh::TunnelState::kDown;
+  return state == mesh::TunnelState::kUp ||
+         state == mesh::TunnelState::kAdopted;
 }
 
 v1::Tunnel ToTunnel(const mesh::PeerStatus& peer, base::Instant now) {
@@ -101,6 +102,15 @@ v1::Tunnel ToTunnel(const mesh::PeerStatus& peer, base::Instant now) {
     tunnel.set_encapsulated(peer.sas.back().encapsulated);
   }
   tunnel.set_inbound_seen(peer.inbound_seen);
+  tunnel.set_probe(mesh::ProbeVerdictName(peer.probe.verdict));
+  if (peer.probe.last_answer) {
+    SetDuration(now - *peer.probe.last_answer,
+                tunnel.mutable_probe_answer_age());
+    SetDuration(peer.probe.round_trip, tunnel.mutable_probe_round_trip());
+    tunnel.set_probe_answered_by_node(peer.probe.by_node);
+  }
+  tunnel.set_probes_sent(peer.probe.sent);
+  tunnel.set_probes_answered(peer.probe.answered);
   tunnel.set_mtu(peer.mtu);
   SetCounters(peer.inbound, tunnel.mutable_inbound());
   SetCounters(peer.outbound, tunnel.mutable_outbound());
@@ -334,11 +344,12 @@ void Backend::Rekey(const v1::RekeyRequest& request,
     done(peer.status());
     return;
   }
-  if (peer->state != mesh::TunnelState::kUp) {
+  if (peer->state == mesh::TunnelState::kDown ||
+      peer->state == mesh::TunnelState::kAdopted) {
     done(absl::FailedPreconditionError(
         absl::StrCat("the tunnel with ", peer->name, " is ",
                      mesh::TunnelStateName(peer->state),
-                     ": only one that is up can be rekeyed")));
+                     ": only one with an IKE_SA can be rekeyed")));
     return;
   }
   runtime::IkeDriver* driver = parts_.driver;
@@ -359,7 +370,9 @@ void Backend::TakeMetrics(std::function<void(service::MetricsSnapshot)> done) {
     snapshot->node = parts_.mesh->node().name;
     for (const mesh::PeerStatus& peer : parts_.mesh->Peers()) {
       snapshot->tunnels.push_back(
-          {peer.name, Flows(peer.state), peer.inbound, peer.outbound});
+          {peer.name, Flows(peer.state), peer.inbound, peer.outbound,
+           peer.probe.sent, peer.probe.answered, peer.probe.round_trip,
+           peer.state == mesh::TunnelState::kNoPackets});
     }
     snapshot->ike = parts_.driver->core().counters();
     snapshot->ike_rekeys = ike_rekeys_;

@@ -50,7 +50,7 @@ bool operator==(const PeerSpec& a, const PeerSpec& b) {
          SameProposals(a.ike_proposals, b.ike_proposals) &&
          SameProposals(a.child_proposals, b.child_proposals) &&
          a.force_encapsulation == b.force_encapsulation &&
-         a.initiate == b.initiate;
+         a.initiate == b.initiate && a.probe == b.probe;
 }
 
 absl::StatusOr<Cluster> ClusterFromConfig(const Config& config) {
@@ -75,7 +75,8 @@ absl::StatusOr<Cluster> ClusterFromConfig(const Config& config) {
                   .ike_proposals = peer.ike_proposals,
                   .child_proposals = peer.child_proposals,
                   .force_encapsulation = peer.force_encapsulation,
-                  .initiate = peer.initiate};
+                  .initiate = peer.initiate,
+                  .probe = peer.probe};
     if (const auto* psk = std::get_if<PskCredential>(&peer.credential)) {
       spec.credential = psk->secret;
     } else {

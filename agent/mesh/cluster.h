@@ -43,6 +43,7 @@ struct PeerSpec {
   std::vector<ike::ChildProposal> child_proposals;
   bool force_encapsulation = false;
   Initiate initiate = Initiate::kAuto;
+  bool probe = true;
   friend bool operator==(const PeerSpec& a, const PeerSpec& b);
 };
 

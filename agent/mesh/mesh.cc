@@ -70,8 +70,12 @@ const char* TunnelStateName(TunnelState state) {
   switch (state) {
     case TunnelState::kDown:
       return "down";
+    case TunnelState::kProbing:
+      return "probing";
     case TunnelState::kUp:
       return "up";
+    case TunnelState::kNoPackets:
+      return "no-packets";
     case TunnelState::kAdopted:
       return "adopted";
   }
@@ -79,12 +83,15 @@ const char* TunnelStateName(TunnelState state) {
 }
 
 Mesh::Mesh(base::EventLoop* loop, base::Clock* clock, IkeControl* ike,
-           datapath::Datapath* datapath, network::NodeNetwork* network)
+           datapath::Datapath* datapath, network::NodeNetwork* network,
+           ProbeLink* probes, base::RandomSource* random)
     : loop_(loop),
       clock_(clock),
       ike_(ike),
       network_(network),
-      tracker_(loop, clock, datapath) {
+      tracker_(loop, clock, datapath),
+      prober_(loop, clock, random, probes,
+              [this](ike::PeerId id) { HandleProbeVerdict(id); }) {
   datapath::Tracker::TrackerEvents events;
   events.ready = [this] { HandleReady(); };
   events.expired = [this](const SaKey& key, bool hard) {
@@ -200,6 +207,7 @@ void Mesh::HandleInstalled(const ike::InstallSa& action, const base::EspSa& sa,
       // Installing it was the switch: what went out before is idle.
       DropLeftOversLater(peer, /*inbound=*/false);
       network_changed_ = true;  // the exact MTU
+      prober_.Start(peer->id);
     }
     UpdateState(peer);
   }
@@ -265,17 +273,33 @@ void Mesh::Retire(PeerState* peer, const SaKey& key) {
   }
 }
 
-void Mesh::UpdateState(PeerState* peer) {
-  TunnelState state = TunnelState::kDown;
+TunnelState Mesh::StateOf(const PeerState& peer) const {
   bool left_in = false, left_out = false;
-  for (const SaKey& key : peer->left_over) {
+  for (const SaKey& key : peer.left_over) {
     (key.direction == Direction::kInbound ? left_in : left_out) = true;
   }
-  if (left_in && left_out) state = TunnelState::kAdopted;
-  for (const auto& [id, child] : peer->children) {
-    if (child.inbound && child.outbound) state = TunnelState::kUp;
+  const TunnelState before =
+      left_in && left_out ? TunnelState::kAdopted : TunnelState::kDown;
+  if (!peer.installed()) return before;
+  switch (prober_.Verdict(peer.id)) {
+    case ProbeVerdict::kOff:
+    case ProbeVerdict::kPassing:
+      return TunnelState::kUp;
+    case ProbeVerdict::kFailing:
+      return TunnelState::kNoPackets;
+    case ProbeVerdict::kWaiting:
+      break;
   }
+  return before == TunnelState::kAdopted ? before : TunnelState::kProbing;
+}
+
+void Mesh::UpdateState(PeerState* peer) {
+  if (!peer->installed()) prober_.Stop(peer->id);
+  const TunnelState state = StateOf(*peer);
   if (state == TunnelState::kUp) peer->problem.clear();
+  if (state == TunnelState::kNoPackets) {
+    peer->problem = prober_.Status(peer->id).reason;
+  }
   if (state == peer->state) return;
   peer->state = state;
   peer->state_since = clock_->Now();
@@ -283,7 +307,17 @@ void Mesh::UpdateState(PeerState* peer) {
             {{"peer", peer->spec.name},
              {"state", TunnelStateName(state)},
              {"reqid", peer->reqid.value()}});
+  if (state == TunnelState::kNoPackets) {
+    base::Log(LogLevel::kWarning, "packets do not pass",
+              {{"peer", peer->spec.name}, {"why", peer->problem}});
+  }
   network_changed_ = true;
+}
+
+void Mesh::HandleProbeVerdict(ike::PeerId id) {
+  Work work(this);
+  PeerState* const peer = Find(id);
+  if (peer != nullptr) UpdateState(peer);
 }
 
 void Mesh::HandleReady() {
@@ -324,7 +358,7 @@ void Mesh::Adopt() {
   }
   for (PeerState* peer : found) {
     UpdateState(peer);
-    if (peer->state == TunnelState::kUp) continue;
+    if (peer->installed()) continue;
     base::Log(LogLevel::kInfo, "SAs adopted",
               {{"peer", peer->spec.name}, {"count", peer->left_over.size()}});
     if (peer->spec.initiate == Initiate::kNever) continue;
@@ -424,6 +458,7 @@ std::vector<PeerStatus> Mesh::Peers() const {
                       .pod_cidrs = peer->spec.pod_cidrs,
                       .state = peer->state,
                       .state_since = peer->state_since,
+                      .probe = prober_.Status(id),
                       .mtu = MtuOf(*peer),
                       .last_problem = peer->problem,
                       .inbound = peer->retired_inbound,

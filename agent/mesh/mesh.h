@@ -21,17 +21,21 @@
 #include "agent/ike/action.h"
 #include "agent/mesh/cluster.h"
 #include "agent/mesh/ike_control.h"
+#include "agent/mesh/probe.h"
 #include "agent/mesh/reqid_table.h"
 #include "agent/network/node_network.h"
 
 namespace espalier::mesh {
 
 enum class TunnelState : uint8_t {
-  kDown,     // nothing flows, IKE is trying
-  kUp,       // an SA each way is installed
-  kAdopted,  // SAs of an earlier agent flow, IKE is not up again yet
+  kDown,       // nothing flows, IKE is trying
+  kProbing,    // an SA each way is installed, no probe was answered yet
+  kUp,         // an SA each way is installed, and packets pass
+  kNoPackets,  // an SA each way is installed, and packets do not pass
+  kAdopted,    // SAs of an earlier agent flow, their successors are to come
 };
-const char* TunnelStateName(TunnelState state);  // "down", "up", "adopted"
+// "down", "probing", "up", "no-packets", "adopted"
+const char* TunnelStateName(TunnelState state);
 
 struct SaStatus {
   base::SaKey key;
@@ -54,6 +58,7 @@ struct PeerStatus {
   base::Instant state_since;
   // A packet has come in on the newest inbound SA.
   bool inbound_seen = false;
+  ProbeStatus probe;
   uint32_t mtu = 0;          // of the routes to it
   std::string last_problem;  // why it is down, for people; empty when up
   std::vector<SaStatus> sas;
@@ -63,9 +68,11 @@ struct PeerStatus {
 // On the loop's thread; does no IO but through what it is given.
 class Mesh {
  public:
-  // All outlive the mesh. Takes the datapath's events for itself.
+  // All outlive the mesh. Takes the datapath's events for itself. Without
+  // `probes` a tunnel counts as up once its SAs are installed.
   Mesh(base::EventLoop* loop, base::Clock* clock, IkeControl* ike,
-       datapath::Datapath* datapath, network::NodeNetwork* network);
+       datapath::Datapath* datapath, network::NodeNetwork* network,
+       ProbeLink* probes = nullptr, base::RandomSource* random = nullptr);
   ~Mesh();
 
   // Replaces what is wanted. A peer that cannot be configured is skipped and
@@ -77,6 +84,17 @@ class Mesh {
   // InstallSa, RemoveSa, WatchInbound and Event go here; false for the others,
   // which are the caller's.
   bool HandleIkeAction(ike::Action& action);
+  // What came on kProbePort out of the tunnel's interface.
+  void HandleProbe(const base::IpAddress& local, const base::IpAddress& remote,
+                   base::ByteSpan bytes) {
+    prober_.HandleDatagram(local, remote, bytes);
+  }
+  // A probe of ours that came back through it as "port unreachable".
+  void HandleProbeUnreachable(const base::IpAddress& local,
+                              const base::IpAddress& remote,
+                              base::ByteSpan bytes) {
+    prober_.HandleUnreachable(local, remote, bytes);
+  }
 
   // In the order of their names.
   std::vector<PeerStatus> Peers() const;
@@ -120,6 +138,8 @@ class Mesh {
   void DropLeftOversLater(PeerState* peer, bool inbound);
   void Retire(PeerState* peer, const base::SaKey& key);
   void UpdateState(PeerState* peer);
+  void HandleProbeVerdict(ike::PeerId id);
+  TunnelState StateOf(const PeerState& peer) const;
   void Drain();
 
   PeerState* Find(ike::PeerId id);
@@ -132,6 +152,7 @@ class Mesh {
   IkeControl* ike_;
   network::NodeNetwork* network_;
   datapath::Tracker tracker_;
+  Prober prober_;
   Cluster cluster_;
   bool in_sync_ = false;
   ReqidTable reqids_;

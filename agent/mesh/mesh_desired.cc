@@ -83,6 +83,7 @@ void Mesh::SetCluster(Cluster cluster) {
                             cluster.grace != cluster_.grace;
   std::vector<PeerSpec> wanted = std::exchange(cluster.peers, {});
   cluster_ = std::move(cluster);
+  prober_.SetLocal(TunnelAddresses(cluster_.node.pod_cidrs));
 
   std::vector<ike::Identity> identities;
   for (const PeerSpec& spec : wanted) identities.push_back(spec.identity);
@@ -181,6 +182,11 @@ void Mesh::ConfigurePeer(PeerState* peer) {
     base::Log(base::LogLevel::kError, "peer not configured",
               {{"peer", peer->spec.name}, {"error", status}});
   }
+  prober_.SetPeer(peer->id, status.ok() && peer->spec.probe
+                                ? TunnelAddresses(peer->spec.pod_cidrs)
+                                : std::vector<base::IpAddress>());
+  if (peer->installed()) prober_.Start(peer->id);
+  UpdateState(peer);
 }
 
 void Mesh::RemovePeer(PeerState* peer) {
@@ -188,6 +194,7 @@ void Mesh::RemovePeer(PeerState* peer) {
   // Before the SAs: its Deletes still go out, and it asks for the removal of
   // its own. What an earlier agent left nobody else would remove.
   ike_->RemovePeer(peer->id);
+  prober_.RemovePeer(peer->id);
   std::vector<base::SaKey> keys;
   for (const auto& [key, sa] : tracker_.sas()) {
     if (sa.reqid == peer->reqid) keys.push_back(key);
@@ -265,15 +272,7 @@ void Mesh::ApplyNetwork() {
   desired.own_pod_cidrs = cluster_.node.pod_cidrs;
   desired.cluster_pod_cidrs = cluster_.cluster_pod_cidrs;
   desired.node_addresses = cluster_.node.addresses;
-  for (const base::IpPrefix& cidr : cluster_.node.pod_cidrs) {
-    const auto same_family = [&](const base::IpAddress& address) {
-      return address.family() == cidr.family();
-    };
-    if (cidr.length() < cidr.address().bits() - 1 &&
-        std::ranges::none_of(desired.tunnel_addresses, same_family)) {
-      desired.tunnel_addresses.push_back(cidr.First().Plus(1));
-    }
-  }
+  desired.tunnel_addresses = TunnelAddresses(cluster_.node.pod_cidrs);
   for (const auto& [id, peer] : peers_) {
     if (!peer->configured) continue;
     const uint32_t mtu = MtuOf(*peer);

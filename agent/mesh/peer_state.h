@@ -3,6 +3,7 @@
 #ifndef ESPALIER_AGENT_MESH_PEER_STATE_H_
 #define ESPALIER_AGENT_MESH_PEER_STATE_H_
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
@@ -37,6 +38,13 @@ struct Mesh::PeerState {
   std::optional<ike::ChildSaId> newest;
   std::set<base::SaKey> left_over;
   base::SaCounters retired_inbound, retired_outbound;
+
+  // An SA each way, of a CHILD_SA of the core's.
+  bool installed() const {
+    return std::ranges::any_of(children, [](const auto& entry) {
+      return entry.second.inbound && entry.second.outbound;
+    });
+  }
 };
 
 // Every way in makes one. The outermost, at its end, carries out what came in

@@ -81,6 +81,12 @@ class Loop::Impl {
     uv_async_send(&async_);
   }
 
+  struct Poll {
+    uv_poll_t handle{};
+    int events = 0;
+    std::shared_ptr<std::function<void(bool, bool)>> ready;
+  };
+
   void Watch(int fd, bool readable, bool writable,
              std::function<void(bool, bool)> ready) {
     Poll*& poll = polls_[fd];
@@ -91,11 +97,19 @@ class Loop::Impl {
     }
     poll->ready =
         std::make_shared<std::function<void(bool, bool)>>(std::move(ready));
-    const int events = (readable ? UV_READABLE | UV_DISCONNECT : 0) |
-                       (writable ? UV_WRITABLE : 0);
+    poll->events = (readable ? UV_READABLE | UV_DISCONNECT : 0) |
+                   (writable ? UV_WRITABLE : 0);
+    Start(poll);
+  }
+
+  static void Start(Poll* poll) {
     uv_poll_start(
-        &poll->handle, events, [](uv_poll_t* handle, int status, int happened) {
+        &poll->handle, poll->events,
+        [](uv_poll_t* handle, int status, int happened) {
           auto* self = static_cast<Poll*>(handle->data);
+          // libuv gives up a descriptor with an error; but that of a socket
+          // (an ICMP message, a netlink overrun) passes once it is read.
+          if (status < 0) Start(self);
           // The callback may replace or remove its own watch.
           const auto call = self->ready;
           (*call)(status < 0 || (happened & (UV_READABLE | UV_DISCONNECT)) != 0,
@@ -185,10 +199,6 @@ class Loop::Impl {
   }
 
  private:
-  struct Poll {
-    uv_poll_t handle{};
-    std::shared_ptr<std::function<void(bool, bool)>> ready;
-  };
   struct Timer {
     uv_timer_t handle{};
     TimerId id = 0;

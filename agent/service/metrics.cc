@@ -51,16 +51,36 @@ class Builder {
 
 double D(uint64_t value) { return static_cast<double>(value); }
 
+void AddProbes(const MetricsSnapshot& s, Builder* b) {
+  b->Gauge("espalier_tunnel_no_packets",
+           "1 while IKE is up with the peer but packets do not pass");
+  for (const auto& t : s.tunnels) b->Add(t.no_packets, {{"peer", t.peer}});
+  b->Counter("espalier_tunnel_probes_total",
+             "Probes through the tunnel, sent and answered");
+  for (const auto& t : s.tunnels) {
+    b->Add(D(t.probes_sent), {{"peer", t.peer}, {"kind", "sent"}});
+    b->Add(D(t.probes_answered), {{"peer", t.peer}, {"kind", "answered"}});
+  }
+  b->Gauge("espalier_tunnel_probe_round_trip_seconds",
+           "Round trip of the last probe that was answered");
+  for (const auto& t : s.tunnels) {
+    b->Add(absl::ToDoubleSeconds(t.probe_round_trip), {{"peer", t.peer}});
+  }
+}
+
 void AddTunnels(const MetricsSnapshot& s, Builder* b) {
   size_t up = 0;
-  b->Gauge("espalier_tunnel_up", "1 while ESP SAs with the peer are installed");
+  b->Gauge("espalier_tunnel_up",
+           "1 while packets pass to and from the peer through ESP");
   for (const auto& t : s.tunnels) {
     up += t.up;
     b->Add(t.up, {{"peer", t.peer}});
   }
   b->Gauge("espalier_tunnels_wanted", "Configured peers")
       .Add(D(s.tunnels.size()));
-  b->Gauge("espalier_tunnels_up", "Peers with ESP SAs installed").Add(D(up));
+  b->Gauge("espalier_tunnels_up", "Peers whose tunnels pass packets")
+      .Add(D(up));
+  AddProbes(s, b);
   b->Counter("espalier_esp_packets_total", "Inner packets through ESP");
   for (const auto& t : s.tunnels) {
     b->Add(D(t.inbound.packets), {{"peer", t.peer}, {"direction", "in"}});

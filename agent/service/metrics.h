@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "agent/base/security_association.h"
 #include "agent/ike/config.h"
 
@@ -18,6 +19,9 @@ struct MetricsSnapshot {
     std::string peer;
     bool up = false;
     base::SaCounters inbound, outbound;
+    uint64_t probes_sent = 0, probes_answered = 0;
+    absl::Duration probe_round_trip;  // of the last answer
+    bool no_packets = false;          // IKE is up, packets do not pass
   };
   std::string version;
   std::string node;

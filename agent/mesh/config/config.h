@@ -69,6 +69,9 @@ struct Peer {
   // protocol 50 has none.
   bool force_encapsulation = true;
   Initiate initiate = Initiate::kAuto;
+  // Probes in its tunnel tell whether packets pass; off for peers of other
+  // makers, who do not answer them.
+  bool probe = true;
   // Where the peer's entry stands in the file.
   int line = 0;
   int column = 0;

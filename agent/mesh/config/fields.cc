@@ -38,6 +38,7 @@ std::vector<std::string> ConfigFields() {
       "peers[].proposals.child",
       "peers[].forceEncapsulation",
       "peers[].initiate",
+      "peers[].probe",
       "proposals.ike",
       "proposals.child",
       "lifetimes.ike.rekeyAfter",

@@ -316,6 +316,8 @@ Peer ReadPeer(const YamlNode& node, const Defaults& defaults,
                     : initiate == "always" ? Initiate::kAlways
                                            : Initiate::kNever;
   }
+  std::string probe;
+  if (map.OneOf("probe", {"auto", "off"}, &probe)) peer.probe = probe == "auto";
   return peer;
 }
 

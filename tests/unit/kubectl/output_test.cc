@@ -52,6 +52,21 @@ TEST(Tables, TunnelsForPeople) {
   EXPECT_THAT(TunnelsText({}, false), HasSubstr("No peers"));
 }
 
+TEST(Tables, ProbesOfATunnel) {
+  v1::Tunnel tunnel = TwoTunnels().tunnels(0);
+  tunnel.set_probe("off");
+  EXPECT_THAT(TunnelText(tunnel), HasSubstr("Probe:            off\n"));
+  tunnel.set_probe("passing");
+  tunnel.set_probes_sent(9);
+  tunnel.set_probes_answered(8);
+  tunnel.mutable_probe_answer_age()->set_seconds(3);
+  tunnel.mutable_probe_round_trip()->set_nanos(1'250'000);
+  EXPECT_THAT(TunnelText(tunnel),
+              HasSubstr("passing, 8 of 9 answered, the last 3s ago in 1.2 ms"));
+  tunnel.set_probe_answered_by_node(true);
+  EXPECT_THAT(TunnelText(tunnel), HasSubstr("the peer's agent is away"));
+}
+
 TEST(Json, KeepsNamesAndEmptyFields) {
   const auto json = nlohmann::json::parse(ToJson(TwoTunnels()));
   EXPECT_EQ(json["tunnels"][0]["state"], "up");

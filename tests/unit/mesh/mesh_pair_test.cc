@@ -16,6 +16,7 @@ namespace {
 
 using base::Direction;
 using datapath::FakeDatapath;
+using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
 struct Datagram {
@@ -23,7 +24,7 @@ struct Datagram {
   base::Bytes bytes;
 };
 
-class Side : public IkeControl {
+class Side : public IkeControl, private ProbeLink {
  public:
   Side(testing::ManualLoop* loop, std::deque<Datagram>* wire,
        const std::string& name, int number)
@@ -42,7 +43,9 @@ class Side : public IkeControl {
   }
 
   // Also a restart after kill -9: the datapath stays as it is.
-  void Start(const Side& other) {
+  void Start(Side& other) {
+    other_ = &other;
+    probes_.clear();
     mesh_.reset();
     core_.reset();
     random_ = std::make_unique<ike::testing::TestRandom>(
@@ -50,7 +53,9 @@ class Side : public IkeControl {
     ike::CoreConfig config;
     config.identity = node_.identity;
     core_ = std::make_unique<ike::Core>(config, random_.get());
-    mesh_ = std::make_unique<Mesh>(loop_, loop_, this, &fake, &network);
+    mesh_ =
+        std::make_unique<Mesh>(loop_, loop_, this, &fake, &network,
+                               static_cast<ProbeLink*>(this), random_.get());
     PeerSpec peer;
     peer.name = other.node_.name;
     peer.identity = other.node_.identity;
@@ -86,6 +91,14 @@ class Side : public IkeControl {
       }
     }
     while (fake.RunOne()) busy = true;
+    while (!probes_.empty()) {
+      const Probe probe = std::move(probes_.front());
+      probes_.pop_front();
+      busy = true;
+      if (Send(*other_) && other_->mesh_ != nullptr) {
+        other_->mesh().HandleProbe(probe.remote, probe.local, probe.bytes);
+      }
+    }
     return busy;
   }
 
@@ -97,7 +110,7 @@ class Side : public IkeControl {
   // One packet to the other side; false when it does not arrive.
   bool Send(Side& other) {
     const base::EspSa* const out = fake.Outbound(mesh().Peers().at(0).reqid);
-    if (out == nullptr) return false;
+    if (out == nullptr || !esp_passes) return false;
     const base::SaKey sent{Direction::kOutbound, out->outer_destination,
                            out->spi};
     const base::SaKey received{Direction::kInbound, out->outer_destination,
@@ -137,6 +150,17 @@ class Side : public IkeControl {
                            key.spi, hard);
   }
 
+  // ProbeLink
+  void SetLocal(const std::vector<base::IpAddress>&) override {}
+  absl::Status Send(const base::IpAddress& local, const base::IpAddress& remote,
+                    base::ByteSpan bytes) override {
+    probes_.push_back({local, remote, {bytes.begin(), bytes.end()}});
+    return absl::OkStatus();
+  }
+
+  // Whether the wire lets this side's ESP through.
+  bool esp_passes = true;
+
   Mesh& mesh() { return *mesh_; }
   ike::Core& core() { return *core_; }
   PeerStatus Peer() { return mesh().Peers().at(0); }
@@ -148,6 +172,12 @@ class Side : public IkeControl {
   testing::ManualLoop* loop_;
   std::deque<Datagram>* wire_;
   int number_;
+  Side* other_ = nullptr;
+  struct Probe {
+    base::IpAddress local, remote;
+    base::Bytes bytes;
+  };
+  std::deque<Probe> probes_;
   int starts_ = 0;
   LocalNode node_;
   std::unique_ptr<ike::testing::TestRandom> random_;
@@ -222,6 +252,30 @@ TEST_F(MeshPairTest, BothStartAndPacketsPass) {
   Run(absl::Seconds(20));
   EXPECT_EQ(lost_, 0u);
   EXPECT_GT(arrived_, 1000u);
+}
+
+TEST_F(MeshPairTest, UpMeansThatPacketsPassBothWays) {
+  b_.esp_passes = false;
+  StartBoth();
+  Run(absl::Seconds(2));
+  // IKE is up, and the datapaths have their SAs.
+  EXPECT_THAT(a_.core().IkeSas(), SizeIs(1));
+  ExpectOnePair();
+  EXPECT_EQ(a_.Peer().state, TunnelState::kProbing);
+  Run(absl::Seconds(10), /*traffic=*/false);
+  // What a sends arrives; that alone is up for neither.
+  EXPECT_EQ(a_.Peer().state, TunnelState::kNoPackets);
+  EXPECT_EQ(b_.Peer().state, TunnelState::kNoPackets);
+  EXPECT_THAT(a_.Peer().last_problem, HasSubstr("no answer to"));
+  b_.esp_passes = true;
+  Run(absl::Seconds(10));
+  ExpectUp();
+  EXPECT_EQ(a_.Peer().last_problem, "");
+  // And it is noticed while it runs.
+  a_.esp_passes = false;
+  Run(absl::Seconds(30), /*traffic=*/false);
+  EXPECT_EQ(a_.Peer().state, TunnelState::kNoPackets);
+  EXPECT_EQ(b_.Peer().state, TunnelState::kNoPackets);
 }
 
 TEST_F(MeshPairTest, ARekeyLosesNoPacket) {
