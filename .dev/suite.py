@@ -29,6 +29,7 @@ LABELS = (
     "fault",
     "sim",
     "fuzz",
+    "bpf",
     "netns",
     "interop",
     "cni",
