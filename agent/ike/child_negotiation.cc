@@ -4,10 +4,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "agent/base/byte_writer.h"
 
 namespace espalier::ike {
 namespace {
 
+using wire::NotifyType;
 using wire::Payload;
 using wire::PayloadType;
 
@@ -34,10 +36,45 @@ void FillPath(const IkeSa& sa, ChildPlan* plan) {
   plan->encapsulated = sa.encapsulates();
 }
 
+bool Has(const wire::Payloads& payloads, NotifyType type) {
+  return wire::FindNotify(payloads, type) != nullptr;
+}
+
+// RFC 9611 5.1: the data is for the sender alone; our CPU's number.
+void AppendResourceInfo(std::optional<uint32_t> cpu, wire::Payloads* payloads) {
+  base::ByteWriter writer;
+  if (cpu) writer.WriteU32(*cpu);
+  payloads->push_back(Payload::Of(
+      wire::NotifyPayload::Of(NotifyType::kSaResourceInfo, writer.Take())));
+}
+
+bool OnlyHost(const Selectors& selectors, const base::IpAddress& address) {
+  return std::all_of(selectors.begin(), selectors.end(), [&](const auto& ts) {
+    return ts.first == address && ts.last == address;
+  });
+}
+
+// Whether the plan can be carried out in the mode and with the protocol that it
+// has: what transport mode protects is what the two ends themselves send, and
+// AH covers the outer addresses. Neither is given where a NAT changes those
+// (RFC 7296 2.23.1 is not implemented).
+bool Feasible(const IkeSa& sa, const ChildPlan& plan) {
+  if (plan.suite.ah() && sa.encapsulates()) return false;
+  return plan.mode == base::SaMode::kTunnel ||
+         (OnlyHost(plan.local, plan.path.local.address) &&
+          OnlyHost(plan.remote, plan.path.remote.address));
+}
+
 }  // namespace
 
 void AppendChildOffer(const PeerConfig& config, base::Spi inbound, bool groups,
-                      wire::Payloads* payloads, const wire::Payloads& between) {
+                      std::optional<uint32_t> cpu, wire::Payloads* payloads,
+                      const wire::Payloads& between) {
+  if (config.transport_mode) {
+    payloads->push_back(
+        Payload::Of(wire::NotifyPayload::Of(NotifyType::kUseTransportMode)));
+  }
+  if (config.max_cpu_sas > 0) AppendResourceInfo(cpu, payloads);
   payloads->push_back(
       Payload::Of(OfferChild(config.child_proposals, inbound, groups)));
   payloads->insert(payloads->end(), between.begin(), between.end());
@@ -49,7 +86,8 @@ std::variant<NegotiatedChild, wire::NotifyType> AnswerChild(
     const IkeSa& sa, const wire::Payloads& request, base::Spi inbound,
     bool groups) {
   const PeerConfig& config = *sa.peer()->config;
-  if (sa.peer()->tunnels.all().size() >= kMaxChildrenPerPeer) {
+  if (sa.peer()->tunnels.all().size() >=
+      kMaxChildrenPerPeer + size_t{3} * config.max_cpu_sas) {
     return wire::NotifyType::kNoAdditionalSas;
   }
   const auto* offer = wire::Find<wire::SaPayload>(request);
@@ -72,12 +110,56 @@ std::variant<NegotiatedChild, wire::NotifyType> AnswerChild(
     return wire::NotifyType::kTsUnacceptable;
   }
   FillPath(sa, &child.plan);
+  // RFC 7296 1.3.1: who is not configured for it is answered without the
+  // notification, and gets tunnel mode.
+  if (config.transport_mode) {
+    if (!Has(request, NotifyType::kUseTransportMode)) {
+      return wire::NotifyType::kNoProposalChosen;
+    }
+    child.plan.mode = base::SaMode::kTransport;
+  }
+  if (!Feasible(sa, child.plan)) return wire::NotifyType::kNoProposalChosen;
   child.answer = std::move(chosen->answer);
   SetSpi(&child.answer, inbound);
   return child;
 }
 
-void AppendSelectors(const ChildPlan& plan, wire::Payloads* payloads) {
+CpuAnswer AnswerCpu(const IkeSa& sa, const wire::Payloads& request) {
+  // Without a fallback SA, this will be it.
+  if (!Has(request, NotifyType::kSaResourceInfo) ||
+      !sa.peer()->tunnels.HasLive(sa.id())) {
+    return {};
+  }
+  const uint32_t limit = sa.peer()->config->max_cpu_sas;
+  for (uint32_t cpu = 0; cpu < limit; ++cpu) {
+    const bool asked = sa.own_task() && sa.current() &&
+                       sa.current()->kind == Wish::Kind::kCreateCpuChild &&
+                       sa.current()->cpu == cpu;
+    if (!asked && !sa.peer()->tunnels.HasLive(sa.id(), cpu)) {
+      return {.cpu = cpu};
+    }
+  }
+  return {.refusal = NotifyType::kTsMaxQueue};
+}
+
+void NoteCpuSas(IkeSa& sa, const wire::Payloads& payloads) {
+  if (sa.peer()->config->max_cpu_sas > 0 &&
+      Has(payloads, NotifyType::kSaResourceInfo)) {
+    sa.cpu_sas = true;
+  }
+}
+
+void AppendChildAnswer(const IkeSa& sa, const ChildPlan& plan,
+                       const wire::Payloads& request,
+                       wire::Payloads* payloads) {
+  if (plan.mode == base::SaMode::kTransport) {
+    payloads->push_back(
+        Payload::Of(wire::NotifyPayload::Of(NotifyType::kUseTransportMode)));
+  }
+  if (sa.peer()->config->max_cpu_sas > 0 &&
+      Has(request, NotifyType::kSaResourceInfo)) {
+    AppendResourceInfo(plan.cpu, payloads);
+  }
   // Only the responder answers: TSi is the peer's side.
   payloads->push_back(Ts(PayloadType::kTsi, plan.remote));
   payloads->push_back(Ts(PayloadType::kTsr, plan.local));
@@ -111,6 +193,13 @@ std::optional<NegotiatedChild> AcceptChildAnswer(const IkeSa& sa,
   child.plan.local = tsi->selectors;
   child.plan.remote = tsr->selectors;
   FillPath(sa, &child.plan);
+  // RFC 7296 1.3.1: tunnel mode in the place of transport mode is a CHILD_SA
+  // that has to be deleted, where only transport mode is wanted.
+  if (Has(response, NotifyType::kUseTransportMode) != config.transport_mode) {
+    return std::nullopt;
+  }
+  if (config.transport_mode) child.plan.mode = base::SaMode::kTransport;
+  if (!Feasible(sa, child.plan)) return std::nullopt;
   return child;
 }
 

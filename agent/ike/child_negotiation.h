@@ -23,9 +23,11 @@ struct NegotiatedChild {
   wire::SaPayload answer;  // the responder's, with our SPI
 };
 
-// Appends SA, TSi and TSr of the initiator.
+// Appends SA, TSi and TSr of the initiator, and the notifications that say
+// what kind of CHILD_SA is asked for; `cpu` when it is one CPU's own.
 void AppendChildOffer(const PeerConfig& config, base::Spi inbound, bool groups,
-                      wire::Payloads* payloads, const wire::Payloads& between);
+                      std::optional<uint32_t> cpu, wire::Payloads* payloads,
+                      const wire::Payloads& between);
 
 // The responder: chooses and narrows; NO_PROPOSAL_CHOSEN, TS_UNACCEPTABLE or
 // NO_ADDITIONAL_SAS otherwise. `groups`: with a key exchange of the child's
@@ -34,8 +36,24 @@ std::variant<NegotiatedChild, wire::NotifyType> AnswerChild(
     const IkeSa& sa, const wire::Payloads& request, base::Spi inbound,
     bool groups);
 
-// TSi and TSr of the answer.
-void AppendSelectors(const ChildPlan& plan, wire::Payloads* payloads);
+// TSi and TSr of the answer, and its notifications.
+void AppendChildAnswer(const IkeSa& sa, const ChildPlan& plan,
+                       const wire::Payloads& request, wire::Payloads* payloads);
+
+// RFC 9611: which of our CPUs gets the CHILD_SA that `request` asks for beside
+// the fallback one; nullopt: it asks for none. TS_MAX_QUEUE: no more of them.
+struct CpuAnswer {
+  std::optional<uint32_t> cpu;
+  std::optional<wire::NotifyType> refusal;
+};
+CpuAnswer AnswerCpu(const IkeSa& sa, const wire::Payloads& request);
+// The peer's half of an exchange that makes a CHILD_SA: it knows RFC 9611.
+void NoteCpuSas(IkeSa& sa, const wire::Payloads& payloads);
+
+// What all CHILD_SAs of this peer are.
+inline base::IpsecProtocol ProtocolOf(const PeerConfig& config) {
+  return config.child_proposals.front().protocol;
+}
 
 // The initiator: what the responder made of our offer; nullopt when it is no
 // subset of it.

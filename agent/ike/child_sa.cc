@@ -9,6 +9,8 @@ base::EspSa Common(const ChildPlan& plan, base::Reqid reqid,
                    const CoreConfig& config) {
   base::EspSa sa;
   sa.suite = plan.suite;
+  sa.mode = plan.mode;
+  sa.cpu = plan.cpu;
   sa.reqid = reqid;
   sa.local_selectors = plan.local;
   sa.remote_selectors = plan.remote;
@@ -35,6 +37,8 @@ ChildSaInfo InfoOf(const ChildSa& child) {
   info.outbound_spi = child.outbound_spi;
   info.suite = child.suite;
   info.encapsulated = child.encapsulated;
+  info.mode = child.mode;
+  info.cpu = child.cpu;
   info.established = child.established;
   info.rekey_at = child.rekey_at;
   info.local_selectors = child.local;

@@ -13,6 +13,7 @@
 #include "agent/ike/config.h"
 #include "agent/ike/key_derivation.h"
 #include "agent/ike/traffic_selectors.h"
+#include "agent/wire/iana.h"
 
 namespace espalier::ike {
 
@@ -23,6 +24,8 @@ struct ChildPlan {
   base::EspSuite suite;
   Path path;                  // outer addresses and, encapsulated, ports
   bool encapsulated = false;  // ESP in UDP
+  base::SaMode mode = base::SaMode::kTunnel;
+  std::optional<uint32_t> cpu;  // RFC 9611; nullopt: the fallback SA
   Selectors local, remote;
   ChildKeys keys;
   ChildSaId predecessor;  // that it rekeys; 0 for none
@@ -41,6 +44,8 @@ struct ChildSa {
   State state = State::kInstalling;
   bool initiated = false;
   bool encapsulated = false;
+  base::SaMode mode = base::SaMode::kTunnel;
+  std::optional<uint32_t> cpu;
   // The peer is known to send on it, or to have its inbound SA in place.
   bool confirmed = false;
   // Ours is, or soon will be, the exchange that rekeys or deletes it.
@@ -72,6 +77,10 @@ struct ChildSa {
 };
 
 ChildSaInfo InfoOf(const ChildSa& child);
+
+inline wire::ProtocolId ToWire(base::IpsecProtocol protocol) {
+  return static_cast<wire::ProtocolId>(protocol);
+}
 
 // The two SAs of a plan.
 base::EspSa InboundSa(const ChildPlan& plan, base::Reqid reqid,

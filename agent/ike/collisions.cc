@@ -20,6 +20,7 @@ bool ChangesChild(const IkeSa& sa) {
     case Wish::Kind::kDeleteChild:
     case Wish::Kind::kRekeyChild:
     case Wish::Kind::kCreateChild:
+    case Wish::Kind::kCreateCpuChild:
       return true;
     case Wish::Kind::kDeleteIke:
     case Wish::Kind::kRekeyIke:
@@ -34,12 +35,11 @@ std::optional<NotifyPayload> RekeyChildCollision(IkeSa& sa,
                                                  ChildSaId* rekeyed) {
   const NotifyPayload* notify = wire::FindNotify(request, NotifyType::kRekeySa);
   const std::optional<base::Spi> spi =
-      notify == nullptr || notify->protocol != wire::ProtocolId::kEsp
-          ? std::nullopt
-          : notify->EspSpi();
+      notify == nullptr ? std::nullopt : notify->EspSpi();
   // The peer names what it receives on: our outbound SA.
   const ChildSa* old = spi ? sa.peer()->tunnels.FindOutbound(*spi) : nullptr;
-  if (old == nullptr || old->state == ChildSa::State::kRetired) {
+  if (old == nullptr || old->state == ChildSa::State::kRetired ||
+      notify->protocol != ToWire(old->suite.protocol)) {
     NotifyPayload not_found = NotifyPayload::Of(NotifyType::kChildSaNotFound);
     if (notify != nullptr) {
       not_found.protocol = notify->protocol;

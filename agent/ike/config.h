@@ -56,6 +56,9 @@ struct ChildProposal {
   base::EspIntegrity integrity = base::EspIntegrity::kNone;
   std::vector<crypto::Group> groups = {crypto::Group::kX25519};
   bool esn = true;
+  // AH (RFC 4302) has no cipher: `cipher` and `key_bits` are not looked at. All
+  // proposals of a peer are for one protocol. Never for mesh peers.
+  base::IpsecProtocol protocol = base::IpsecProtocol::kEsp;
 };
 
 struct PskAuth {
@@ -92,6 +95,12 @@ struct PeerConfig {
   // not answer is tried as long as CHILD_SAs of the lost IKE_SA stand, else a
   // few times.
   bool on_demand = false;
+  // RFC 9611: this many CPUs, 0 to max_cpu_sas - 1, may get a CHILD_SA of their
+  // own beside the fallback one that all others use. 0: none.
+  uint32_t max_cpu_sas = 0;
+  // CHILD_SAs are in transport mode, between `local` and `remote` themselves,
+  // or not at all (RFC 7296 1.3.1). Never for mesh peers.
+  bool transport_mode = false;
 };
 
 // Soft lifetimes are jittered downwards by up to a tenth, so that a mesh does
@@ -134,6 +143,8 @@ struct ChildSaInfo {
   base::Spi inbound_spi, outbound_spi;
   base::EspSuite suite;
   bool encapsulated = false;
+  base::SaMode mode = base::SaMode::kTunnel;
+  std::optional<uint32_t> cpu;  // nullopt: the fallback SA
   base::Instant established;
   std::optional<base::Instant> rekey_at;
   std::vector<base::TrafficSelector> local_selectors, remote_selectors;

@@ -293,6 +293,16 @@ void Core::RekeyChildSa(base::Instant now, PeerId id) {
   impl_->Settle();
 }
 
+void Core::WantCpuSa(base::Instant now, PeerId id, uint32_t cpu) {
+  impl_->at(now);
+  Peer* peer = impl_->peers().Find(id);
+  if (peer != nullptr && cpu < peer->config->max_cpu_sas) {
+    peer->cpus.wanted.insert(cpu);
+    impl_->Touch(id);
+  }
+  impl_->Settle();
+}
+
 void Core::Delete(base::Instant now, PeerId id) {
   impl_->at(now);
   if (Peer* peer = impl_->peers().Find(id)) impl_->DeleteIkeSas(*peer);

@@ -43,6 +43,10 @@ class Core {
   void Reestablish(base::Instant now, PeerId peer);
   void RekeyIkeSa(base::Instant now, PeerId peer);
   void RekeyChildSa(base::Instant now, PeerId peer);
+  // From now on a CHILD_SA of this CPU's own is wanted (RFC 9611): made as soon
+  // as the fallback one is up, unless there is one, PeerConfig::max_cpu_sas or
+  // the peer says no, and until the peer deletes it.
+  void WantCpuSa(base::Instant now, PeerId peer, uint32_t cpu);
   // Deletes the peer's IKE_SA and its CHILD_SAs; Establish starts anew.
   void Delete(base::Instant now, PeerId peer);
 

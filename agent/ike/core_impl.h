@@ -92,6 +92,7 @@ class Core::Impl {
   void OnChildMissing(IkeSa& sa);
   void OnChildDeleted(IkeSa& sa);
   void EnsureChild(Peer& peer);
+  void EnsureCpuChildren(Peer& peer);
   void OnPathChanged(IkeSa& sa);
   void RunPeerTimers(Peer& peer);
   void StartAttempt(Peer& peer);

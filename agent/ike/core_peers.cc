@@ -151,6 +151,7 @@ std::optional<base::Instant> Core::Impl::PeerTimeout(const Peer& peer) const {
   std::optional<base::Instant> next = peer.tunnels.NextTimeout();
   Earliest(&next, peer.establishing.attempt_at());
   Earliest(&next, peer.child_at);
+  if (!peer.cpus.wanted.empty()) Earliest(&next, peer.cpus.retry_at);
   return next;
 }
 
@@ -183,6 +184,7 @@ void Core::Impl::Settle() {
       touched_peers_.erase(touched_peers_.begin());
       if (Peer* peer = peers_.Find(id)) {
         EnsureChild(*peer);
+        EnsureCpuChildren(*peer);
         Schedule(/*peer=*/true, id.value(), PeerTimeout(*peer));
         ForgetIfUnused(id);
       }
@@ -361,6 +363,30 @@ void Core::Impl::EnsureChild(Peer& peer) {
         sa->Idle() && !peer.tunnels.HasLive(id)) {
       OnChildMissing(*sa);
     }
+  }
+}
+
+void Core::Impl::EnsureCpuChildren(Peer& peer) {
+  Peer::Cpus& cpus = peer.cpus;
+  if (cpus.wanted.empty() || peer.established.empty() ||
+      (cpus.retry_at && ctx_.now < *cpus.retry_at)) {
+    return;
+  }
+  cpus.retry_at.reset();
+  IkeSa* sa = Find(peer.established.back());
+  if (sa == nullptr || sa->stage() != IkeSa::Stage::kEstablished ||
+      !sa->cpu_sas || sa->cpu_sas_exhausted || !peer.tunnels.IsUp(sa->id())) {
+    return;
+  }
+  // One after the other: each may be the one for which there is no room.
+  if (!sa->Idle() ||
+      peer.tunnels.CountCpus(sa->id()) >= peer.config->max_cpu_sas) {
+    return;
+  }
+  for (uint32_t cpu : cpus.wanted) {
+    if (peer.tunnels.HasLive(sa->id(), cpu)) continue;
+    Touch(sa->id());
+    return sa->Want({Wish::Kind::kCreateCpuChild, {}, cpu});
   }
 }
 

@@ -34,6 +34,7 @@ bool Collides(Wish::Kind ours, std::optional<wire::ExchangeKind> peers) {
     case Wish::Kind::kDeleteChild:
     case Wish::Kind::kRekeyChild:
     case Wish::Kind::kCreateChild:
+    case Wish::Kind::kCreateCpuChild:
       return peers == wire::ExchangeKind::kRekeyIkeSa;
     case Wish::Kind::kDeleteIke:
     case Wish::Kind::kLiveness:
@@ -65,22 +66,21 @@ SpiPair IkeSa::spis() const {
 
 // --- what it wants to do ---
 
-bool IkeSa::Wants(Wish::Kind kind, ChildSaId child) const {
-  return std::find(wishes_.begin(), wishes_.end(), Wish{kind, child}) !=
-         wishes_.end();
+bool IkeSa::Wants(const Wish& wish) const {
+  return std::find(wishes_.begin(), wishes_.end(), wish) != wishes_.end();
 }
 
-void IkeSa::Want(Wish::Kind kind, ChildSaId child) {
-  if (dead() || Wants(kind, child)) return;
-  wishes_.push_back({kind, child});
+void IkeSa::Want(const Wish& wish) {
+  if (dead() || Wants(wish)) return;
+  wishes_.push_back(wish);
   if (successor_ != IkeSaId()) PassWishesOn(successor_);
   Proceed();
 }
 
-void IkeSa::RetryLater(Wish::Kind kind, ChildSaId child) {
+void IkeSa::RetryLater(const Wish& wish) {
   // RFC 7296 2.25: wait, and not as long as the other end does.
   retry_at_ = ctx_.now + ctx_.Jitter(absl::Seconds(4), 0.75);
-  if (!Wants(kind, child)) wishes_.push_back({kind, child});
+  if (!Wants(wish)) wishes_.push_back(wish);
   if (successor_ != IkeSaId()) PassWishesOn(successor_);
 }
 
@@ -105,6 +105,7 @@ void IkeSa::PassWishesOn(IkeSaId successor) {
       case Wish::Kind::kCreateChild:
         ctx_.Notify(Notice::Kind::kChildMissing, successor);
         break;
+      case Wish::Kind::kCreateCpuChild:  // the core asks the successor itself
       case Wish::Kind::kDeleteIke:
       case Wish::Kind::kRekeyIke:
       case Wish::Kind::kLiveness:
@@ -128,6 +129,8 @@ std::unique_ptr<Task> IkeSa::MakeTask(const Wish& wish) {
       return MakeCreateChild(wish.child);
     case Wish::Kind::kCreateChild:
       return MakeCreateChild(ChildSaId());
+    case Wish::Kind::kCreateCpuChild:
+      return MakeCreateCpuChild(wish.cpu);
     case Wish::Kind::kLiveness:
       return MakeLiveness();
   }
@@ -273,6 +276,8 @@ void IkeSa::EstablishAsSuccessorOf(IkeSa& old) {
   nat_ = old.nat_;
   fragmentation_ = old.fragmentation_;
   peer_key_ = old.peer_key_;
+  cpu_sas = old.cpu_sas;
+  cpu_sas_exhausted = old.cpu_sas_exhausted;
   // What was to go still is.
   delete_at_ = old.delete_at_;
   superseded_by = old.superseded_by;

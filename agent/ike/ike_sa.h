@@ -33,10 +33,12 @@ struct Wish {
     kDeleteChild,
     kRekeyChild,
     kCreateChild,
+    kCreateCpuChild,
     kLiveness,
   };
   Kind kind;
   ChildSaId child;
+  uint32_t cpu = 0;  // of kCreateCpuChild
   friend bool operator==(const Wish&, const Wish&) = default;
 };
 
@@ -78,7 +80,8 @@ class IkeSa {
   std::optional<base::Instant> NextTimeout() const;
   // Starts what is wanted, when the window is free.
   void Proceed();
-  void Want(Wish::Kind kind, ChildSaId child = {});
+  void Want(Wish::Kind kind, ChildSaId child = {}) { Want({kind, child}); }
+  void Want(const Wish& wish);
   // Ends it without a word.
   void Close(Ending ending, const std::string& why);
   IkeSaInfo Info() const;
@@ -108,7 +111,10 @@ class IkeSa {
   bool WindowFree() const { return !own_task_ && !requests_.in_flight(); }
   // Neither end has an exchange under way, and nothing is wanted.
   bool Idle() const { return WindowFree() && !peer_task_ && wishes_.empty(); }
-  bool Wants(Wish::Kind kind, ChildSaId child = {}) const;
+  bool Wants(Wish::Kind kind, ChildSaId child = {}) const {
+    return Wants(Wish{kind, child});
+  }
+  bool Wants(const Wish& wish) const;
   // What is still to be done about CHILD_SAs is the successor's from now on.
   void PassWishesOn(IkeSaId successor);
 
@@ -160,6 +166,10 @@ class IkeSa {
   // SPIs in Deletes that overtook the making of their CHILD_SA here; while an
   // exchange of ours is under way.
   std::vector<base::Spi> early_deletes;
+  // RFC 9611: the peer makes CHILD_SAs for single CPUs; and more than there are
+  // it will not.
+  bool cpu_sas = false;
+  bool cpu_sas_exhausted = false;
   // Of two crossing IKE_SAs the one that goes, once the other carries traffic.
   IkeSaId superseded_by;
 
@@ -251,7 +261,10 @@ class IkeSa {
 
  public:
   // TEMPORARY_FAILURE (2.25): nothing of ours is begun before this.
-  void RetryLater(Wish::Kind kind, ChildSaId child);
+  void RetryLater(Wish::Kind kind, ChildSaId child) {
+    RetryLater(Wish{kind, child});
+  }
+  void RetryLater(const Wish& wish);
 };
 
 }  // namespace espalier::ike

@@ -32,6 +32,9 @@ void Merge(const std::vector<IkeProposal>& more,
   }
 }
 
+// Of one peer; each is a CHILD_SA, and three while all are rekeyed.
+constexpr uint32_t kMaxCpuSas = 256;
+
 absl::Status Check(const PeerConfig& config) {
   const auto invalid = [&](absl::string_view what) {
     return absl::InvalidArgumentError(
@@ -51,6 +54,18 @@ absl::Status Check(const PeerConfig& config) {
   for (const ChildProposal& p : config.child_proposals) {
     ESPALIER_RETURN_IF_ERROR(base::Annotate(
         Validate(p), absl::StrCat("peer \"", config.name, "\"")));
+  }
+  const base::IpsecProtocol protocol = config.child_proposals.front().protocol;
+  for (const ChildProposal& p : config.child_proposals) {
+    if (p.protocol != protocol) {
+      return invalid("proposals for ESP and for AH");
+    }
+  }
+  if (protocol == base::IpsecProtocol::kAh && config.force_encapsulation) {
+    return invalid("AH cannot be encapsulated in UDP");
+  }
+  if (config.max_cpu_sas > kMaxCpuSas) {
+    return invalid(absl::StrCat("max_cpu_sas is more than ", kMaxCpuSas));
   }
   if (config.local_selectors.empty())
     return invalid("local_selectors is empty");

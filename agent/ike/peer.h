@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -67,6 +68,13 @@ struct Peer {
   // When to ask again for a CHILD_SA on an IKE_SA that has none.
   std::optional<base::Instant> child_at;
   int child_failures = 0;
+  // RFC 9611: the CPUs that are to have a CHILD_SA of their own, and when to
+  // ask again after a failure.
+  struct Cpus {
+    std::set<uint32_t> wanted;
+    std::optional<base::Instant> retry_at;
+  };
+  Cpus cpus;
 
   const Identity& LocalIdentity(const CoreConfig& core) const {
     return config->local_identity ? *config->local_identity : core.identity;

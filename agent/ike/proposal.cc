@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "agent/base/byte_reader.h"
 #include "agent/base/byte_writer.h"
+#include "agent/ike/child_sa.h"
 
 namespace espalier::ike {
 namespace {
@@ -44,7 +45,7 @@ std::vector<uint16_t> Ids(const std::vector<Enum>& values) {
 // transform type the ids that are acceptable, most preferred first. A type
 // with no ids is not offered.
 struct Terms {
-  uint16_t cipher = 0;
+  uint16_t cipher = 0;  // 0: none is offered (AH)
   std::optional<uint16_t> key_length;
   uint16_t integrity = 0;
   std::vector<uint16_t> prfs, groups, esn;
@@ -62,8 +63,10 @@ Terms TermsOf(const IkeProposal& p) {
 
 Terms TermsOf(const ChildProposal& p, bool groups) {
   Terms terms;
-  terms.cipher = static_cast<uint16_t>(p.cipher);
-  terms.key_length = KeyLengthAttribute(terms.cipher, p.key_bits);
+  if (p.protocol == base::IpsecProtocol::kEsp) {
+    terms.cipher = static_cast<uint16_t>(p.cipher);
+    terms.key_length = KeyLengthAttribute(terms.cipher, p.key_bits);
+  }
   terms.integrity = static_cast<uint16_t>(p.integrity);
   if (groups) terms.groups = Ids(p.groups);
   if (p.esn) terms.esn.push_back(wire::kExtendedSequenceNumbers);
@@ -75,8 +78,10 @@ Proposal Offer(const Terms& terms, wire::ProtocolId protocol, uint8_t number,
                base::Bytes spi) {
   Proposal proposal{
       .number = number, .protocol = protocol, .spi = std::move(spi)};
-  proposal.transforms.push_back(
-      Make(TransformType::kEncryption, terms.cipher, terms.key_length));
+  if (terms.cipher != 0) {
+    proposal.transforms.push_back(
+        Make(TransformType::kEncryption, terms.cipher, terms.key_length));
+  }
   for (uint16_t id : terms.prfs) {
     proposal.transforms.push_back(Make(TransformType::kPrf, id));
   }
@@ -149,8 +154,9 @@ std::optional<Choice> Match(const Terms& ours, const Proposal& theirs,
                             uint16_t ke_group, bool ignore_groups) {
   // RFC 7296 3.3.6: a transform type that we do not know rules it out.
   if (HasUnknownType(theirs)) return std::nullopt;
-  if (!Offered(theirs, TransformType::kEncryption)
-           .Has(ours.cipher, ours.key_length)) {
+  const Offered encryption(theirs, TransformType::kEncryption);
+  if (ours.cipher == 0 ? encryption.any()
+                       : !encryption.Has(ours.cipher, ours.key_length)) {
     return std::nullopt;
   }
   Choice choice;
@@ -229,10 +235,12 @@ std::optional<base::Spi> EspSpi(const Proposal& proposal) {
 ChosenChild ChildOf(const ChildProposal& proposal, const Choice& choice,
                     base::Spi spi) {
   ChosenChild chosen;
-  chosen.suite = {.cipher = proposal.cipher,
-                  .key_bits = proposal.key_bits,
-                  .integrity = proposal.integrity,
-                  .esn = choice.esn == wire::kExtendedSequenceNumbers};
+  if (proposal.protocol == base::IpsecProtocol::kEsp) {
+    chosen.suite = {.cipher = proposal.cipher, .key_bits = proposal.key_bits};
+  }
+  chosen.suite.integrity = proposal.integrity;
+  chosen.suite.esn = choice.esn == wire::kExtendedSequenceNumbers;
+  chosen.suite.protocol = proposal.protocol;
   if (choice.group) chosen.group = static_cast<crypto::Group>(*choice.group);
   chosen.peer_spi = spi;
   return chosen;
@@ -316,7 +324,7 @@ wire::SaPayload OfferChild(const std::vector<ChildProposal>& proposals,
   wire::SaPayload offer;
   for (const ChildProposal& proposal : proposals) {
     offer.proposals.push_back(
-        Offer(TermsOf(proposal, groups), wire::ProtocolId::kEsp,
+        Offer(TermsOf(proposal, groups), ToWire(proposal.protocol),
               static_cast<uint8_t>(offer.proposals.size() + 1), SpiBytes(spi)));
   }
   return offer;
@@ -328,7 +336,7 @@ std::optional<ChosenChild> ChooseChild(const std::vector<ChildProposal>& ours,
   for (const ChildProposal& own : ours) {
     const Terms terms = TermsOf(own, groups);
     for (const Proposal& theirs : offer.proposals) {
-      if (theirs.protocol != wire::ProtocolId::kEsp) continue;
+      if (theirs.protocol != ToWire(own.protocol)) continue;
       const std::optional<base::Spi> spi = EspSpi(theirs);
       if (!spi) continue;
       const std::optional<Choice> choice =
@@ -346,13 +354,13 @@ std::optional<ChosenChild> AcceptChild(const std::vector<ChildProposal>& ours,
                                        const wire::SaPayload& answer,
                                        bool groups) {
   const Proposal* theirs = SingleAnswer(answer);
-  if (theirs == nullptr || theirs->protocol != wire::ProtocolId::kEsp ||
-      theirs->number == 0 || theirs->number > ours.size()) {
+  if (theirs == nullptr || theirs->number == 0 ||
+      theirs->number > ours.size()) {
     return std::nullopt;
   }
   const std::optional<base::Spi> spi = EspSpi(*theirs);
-  if (!spi) return std::nullopt;
   const ChildProposal& own = ours[theirs->number - 1u];
+  if (!spi || theirs->protocol != ToWire(own.protocol)) return std::nullopt;
   const std::optional<Choice> choice =
       Match(TermsOf(own, groups), *theirs, 0, /*ignore_groups=*/!groups);
   if (!choice) return std::nullopt;
@@ -399,6 +407,11 @@ absl::Status Validate(const IkeProposal& p) {
 }
 
 absl::Status Validate(const ChildProposal& p) {
+  if (p.protocol == base::IpsecProtocol::kAh) {
+    if (p.integrity != base::EspIntegrity::kNone) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "AH needs an integrity algorithm (HMAC-SHA2)");
+  }
   return ValidateCipher(static_cast<uint16_t>(p.cipher), p.key_bits,
                         static_cast<uint16_t>(p.integrity));
 }

@@ -1,6 +1,7 @@
 #include "agent/ike/tunnels.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,10 @@ bool Due(const std::optional<base::Instant>& at, base::Instant now) {
   return at && *at <= now;
 }
 
+bool Live(const ChildSa& child) {
+  return child.state != ChildSa::State::kRetired && !child.deleting;
+}
+
 void Earliest(std::optional<base::Instant>* result,
               const std::optional<base::Instant>& at) {
   if (at && (!*result || *at < **result)) *result = at;
@@ -33,6 +38,8 @@ ChildSa& Tunnels::Begin(Context& ctx, IkeSaId owner, const ChildPlan& plan,
   child->owner = owner;
   child->initiated = plan.initiated;
   child->encapsulated = plan.encapsulated;
+  child->mode = plan.mode;
+  child->cpu = plan.cpu;
   child->inbound_spi = plan.inbound_spi;
   child->outbound_spi = plan.outbound_spi;
   child->suite = plan.suite;
@@ -143,9 +150,9 @@ void Tunnels::OutboundInstalled(Context& ctx, ChildSa& child,
   }
   child.state = ChildSa::State::kUp;
   for (const auto& other : children_) {
-    if (other->state == ChildSa::State::kRetired && other->switch_order != 0 &&
-        !other->remove_outbound_at) {
-      other->remove_outbound_at = ctx.now + kOutboundLinger;
+    if (other->state == ChildSa::State::kRetired && other->remove_outbound_at) {
+      other->remove_outbound_at =
+          std::min(*other->remove_outbound_at, ctx.now + kOutboundLinger);
     }
   }
   if (child.owner != IkeSaId()) {
@@ -154,7 +161,9 @@ void Tunnels::OutboundInstalled(Context& ctx, ChildSa& child,
   ChildSa* old = Find(child.predecessor);
   ctx.Report(
       old == nullptr ? Event::Kind::kChildSaUp : Event::Kind::kChildSaRekeyed,
-      peer_, child.owner, child.id, child.suite.ToString());
+      peer_, child.owner, child.id,
+      child.cpu ? absl::StrCat(child.suite.ToString(), " cpu ", *child.cpu)
+                : child.suite.ToString());
   // RFC 7296 2.8: who rekeys deletes the old one, once it can do without.
   if (old != nullptr && child.initiated && !old->deleting &&
       old->owner != IkeSaId()) {
@@ -215,11 +224,13 @@ void Tunnels::Retire(Context& ctx, ChildSa& child) {
   if (was_up && HasNewer(child)) {
     child.remove_outbound_at =
         ctx.now + std::min(kOutboundLinger, ctx.config.drain_time);
-  } else if (was_up && !HasLive(child.owner)) {
+  } else if (was_up && !Sends() && HasLive(child.owner)) {
+    // Another is being made. The peer drains, too: until then, but not as long
+    // as it may do so, this is still the way.
+    child.remove_outbound_at = ctx.now + ctx.config.drain_time / 2;
+  } else if (was_up) {
     RemoveOutbound(ctx, child);
   }
-  // Otherwise another is being made, and the peer drains as we do: until then
-  // this is still the way.
   if (!Replaced(child)) {
     ctx.Report(Event::Kind::kChildSaDown, peer_, child.owner, child.id, "");
   }
@@ -270,8 +281,9 @@ std::vector<ChildSaId> Tunnels::OlderTwins(ChildSaId id) const {
   if (self == children_.end()) return twins;
   const ChildSa& child = **self;
   for (const auto& c : children_) {
-    if (c->owner != child.owner || !(c->id < id) || c->deleting ||
-        c->state == ChildSa::State::kRetired ||
+    // RFC 9611: those of single CPUs are meant to be alike.
+    if (c->owner != child.owner || !(c->id < id) || c->deleting || c->cpu ||
+        child.cpu || c->state == ChildSa::State::kRetired ||
         c->state == ChildSa::State::kInstalling || c->id == child.predecessor ||
         c->local != child.local || c->remote != child.remote) {
       continue;
@@ -430,9 +442,22 @@ std::vector<ChildSa*> Tunnels::Of(IkeSaId owner) {
 
 bool Tunnels::HasLive(IkeSaId owner) const {
   return std::any_of(children_.begin(), children_.end(), [&](const auto& c) {
-    return c->owner == owner && c->state != ChildSa::State::kRetired &&
-           !c->deleting;
+    return c->owner == owner && !c->cpu && Live(*c);
   });
+}
+
+bool Tunnels::HasLive(IkeSaId owner, uint32_t cpu) const {
+  return std::any_of(children_.begin(), children_.end(), [&](const auto& c) {
+    return c->owner == owner && c->cpu == cpu && Live(*c);
+  });
+}
+
+size_t Tunnels::CountCpus(IkeSaId owner) const {
+  std::set<uint32_t> cpus;
+  for (const auto& c : children_) {
+    if (c->owner == owner && c->cpu && Live(*c)) cpus.insert(*c->cpu);
+  }
+  return cpus.size();
 }
 
 }  // namespace espalier::ike

@@ -78,8 +78,12 @@ class Tunnels {
   std::vector<ChildSa*> Of(IkeSaId owner);
   const std::vector<std::unique_ptr<ChildSa>>& all() const { return children_; }
   bool empty() const { return children_.empty(); }
-  // Not retired, and not on its way out without a successor.
+  // One for every CPU's traffic (RFC 9611's fallback SA, or the only one there
+  // is) that is not retired, and not on its way out without a successor.
   bool HasLive(IkeSaId owner) const;
+  // The same of one CPU's own; how many CPUs have one.
+  bool HasLive(IkeSaId owner, uint32_t cpu) const;
+  size_t CountCpus(IkeSaId owner) const;
   // A rekey has put another in its place that has not failed since.
   bool Replaced(const ChildSa& child) const;
   // Live CHILD_SAs of the same IKE_SA and selectors that are older, and not

@@ -11,6 +11,8 @@ namespace espalier::ike {
 
 // `rekeyed`: the CHILD_SA to replace; 0 for an additional one.
 std::unique_ptr<Task> MakeCreateChild(ChildSaId rekeyed);
+// One more, for the traffic of one CPU (RFC 9611).
+std::unique_ptr<Task> MakeCreateCpuChild(uint32_t cpu);
 // `rekeyed`: the one that the request names, already found; else 0.
 std::unique_ptr<Task> MakeCreateChildResponder(wire::ExchangeKind kind,
                                                const wire::Payloads& request,

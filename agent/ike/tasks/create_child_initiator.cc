@@ -19,8 +19,9 @@ using wire::Payload;
 
 class CreateChildInitiator : public Task {
  public:
-  CreateChildInitiator(wire::ExchangeKind kind, ChildSaId rekeyed)
-      : Task(kind), rekeyed_(rekeyed) {}
+  CreateChildInitiator(wire::ExchangeKind kind, ChildSaId rekeyed,
+                       std::optional<uint32_t> cpu)
+      : Task(kind), rekeyed_(rekeyed), cpu_(cpu) {}
   Progress Start(IkeSa& sa) override;
   Progress HandleResponse(IkeSa& sa, const wire::Payloads& payloads) override;
   Progress HandleCrypto(IkeSa& sa, crypto::Result result) override;
@@ -48,7 +49,11 @@ class CreateChildInitiator : public Task {
   Progress Undo(IkeSa& sa, const std::string& why, InboundSpi spi);
   Progress End(IkeSa& sa);
 
+  // Our exchange failed for a reason that may pass, or may not.
+  Wish Again() const;
+
   const ChildSaId rekeyed_;
+  std::optional<uint32_t> cpu_;  // RFC 9611
   std::variant<Generating, Asked, Agreed, Installing> state_;
   std::optional<crypto::Group> group_;
   base::Bytes nonce_;
@@ -62,6 +67,9 @@ class CreateChildInitiator : public Task {
 // come where no traffic passes, so afterwards a rekey is tried; a peer that has
 // not got it yet answers CHILD_SA_NOT_FOUND, and is asked again later.
 constexpr absl::Duration kPeerMayStillAsk = absl::Seconds(5);
+
+// Until a CPU's own CHILD_SA is asked for again.
+constexpr absl::Duration kCpuRetry = absl::Seconds(20);
 
 std::optional<crypto::Group> PreferredGroup(const PeerConfig& config) {
   for (const ChildProposal& proposal : config.child_proposals) {
@@ -94,7 +102,10 @@ Task::Progress CreateChildInitiator::Start(IkeSa& sa) {
       return Progress::kDone;
     }
     old->rekeying = true;
-  } else if (sa.peer()->tunnels.HasLive(sa.id())) {
+    cpu_ = old->cpu;
+  } else if (cpu_ ? !sa.peer()->tunnels.HasLive(sa.id()) ||
+                        sa.peer()->tunnels.HasLive(sa.id(), *cpu_)
+                  : sa.peer()->tunnels.HasLive(sa.id())) {
     // The peer was first.
     return Progress::kDone;
   }
@@ -115,8 +126,10 @@ Task::Progress CreateChildInitiator::Ask(IkeSa& sa,
     if (old == nullptr || old->state == ChildSa::State::kRetired) {
       return End(sa);
     }
-    payloads.push_back(Payload::Of(
-        NotifyPayload::OfEsp(NotifyType::kRekeySa, old->inbound_spi)));
+    NotifyPayload rekey =
+        NotifyPayload::OfEsp(NotifyType::kRekeySa, old->inbound_spi);
+    rekey.protocol = ToWire(old->suite.protocol);
+    payloads.push_back(Payload::Of(std::move(rekey)));
   }
   inbound_ = sa.ctx().NewInboundSpi(sa.peer_id());
   wire::Payloads between;
@@ -126,7 +139,7 @@ Task::Progress CreateChildInitiator::Ask(IkeSa& sa,
         Payload::Of(wire::KePayload{.group = static_cast<uint16_t>(*group_),
                                     .data = std::move(key.public_value)}));
   }
-  AppendChildOffer(config, inbound_.value(), /*groups=*/true, &payloads,
+  AppendChildOffer(config, inbound_.value(), /*groups=*/true, cpu_, &payloads,
                    between);
   state_ = Asked{std::move(key.key)};
   sa.SendRequest(wire::ExchangeType::kCreateChildSa, payloads);
@@ -135,7 +148,18 @@ Task::Progress CreateChildInitiator::Ask(IkeSa& sa,
 
 Task::Progress CreateChildInitiator::End(IkeSa& sa) {
   if (ChildSa* old = Old(sa)) old->rekeying = false;
+  if (cpu_ && rekeyed_ == ChildSaId() &&
+      !sa.peer()->tunnels.HasLive(sa.id(), *cpu_)) {
+    // However it came to that, not at once again.
+    sa.peer()->cpus.retry_at = sa.ctx().now + sa.ctx().Jitter(kCpuRetry, 0.5);
+  }
   return Progress::kDone;
+}
+
+Wish CreateChildInitiator::Again() const {
+  if (rekeyed_ != ChildSaId()) return {Wish::Kind::kRekeyChild, rekeyed_};
+  if (cpu_) return {Wish::Kind::kCreateCpuChild, {}, *cpu_};
+  return {Wish::Kind::kCreateChild, {}};
 }
 
 Task::Progress CreateChildInitiator::HandleResponse(
@@ -153,6 +177,7 @@ Task::Progress CreateChildInitiator::HandleResponse(
     return Undo(sa, "the answer is no subset of our offer",
                 std::move(inbound_));
   }
+  NoteCpuSas(sa, payloads);
   lower_nonce_ = std::min(nonce_, nonce->nonce);
   if (!group_) return Install(sa, *std::move(child), nonce->nonce, {});
   if (ke == nullptr || ke->group != static_cast<uint16_t>(*group_) ||
@@ -185,9 +210,14 @@ Task::Progress CreateChildInitiator::Refused(IkeSa& sa,
                         old->state == ChildSa::State::kRetired;
   if (rekeyed_ != ChildSaId() && replaced) return End(sa);
   if (error.type == NotifyType::kTemporaryFailure) {
-    sa.RetryLater(rekeyed_ == ChildSaId() ? Wish::Kind::kCreateChild
-                                          : Wish::Kind::kRekeyChild,
-                  rekeyed_);
+    sa.RetryLater(Again());
+    return End(sa);
+  }
+  if (cpu_ && rekeyed_ == ChildSaId()) {
+    // RFC 9611 5.2: TS_MAX_QUEUE ends it for these selectors; so does a peer
+    // that has no room at all. The fallback SA carries the traffic.
+    sa.cpu_sas_exhausted = error.type == NotifyType::kTsMaxQueue ||
+                           error.type == NotifyType::kNoAdditionalSas;
     return End(sa);
   }
   ReportChildRefused(sa, error.type, /*by_us=*/false);
@@ -220,7 +250,7 @@ Task::Progress CreateChildInitiator::Undo(IkeSa& sa, const std::string& why,
                                           InboundSpi spi) {
   sa.ctx().Report(Event::Kind::kProtocolError, sa.peer_id(), sa.id(), {},
                   absl::StrCat("new CHILD_SA given up: ", why));
-  sa.Continue(MakeDeleteSpi(std::move(spi)));
+  sa.Continue(MakeDeleteSpi(ProtocolOf(*sa.peer()->config), std::move(spi)));
   return End(sa);
 }
 
@@ -251,6 +281,7 @@ Task::Progress CreateChildInitiator::Install(IkeSa& sa, NegotiatedChild child,
   child.plan.keys = DeriveChildKeys(sa.suite().prf, sa.keys().sk_d.span(),
                                     secret, nonce_, nonce_r, child.plan.suite);
   child.plan.predecessor = rekeyed_;
+  child.plan.cpu = cpu_;
   DatapathOpId op;
   const ChildSa& made = sa.peer()->tunnels.Begin(sa.ctx(), sa.id(), child.plan,
                                                  sa.peer()->config->reqid, &op);
@@ -290,7 +321,12 @@ std::unique_ptr<Task> MakeCreateChild(ChildSaId rekeyed) {
   return std::make_unique<CreateChildInitiator>(
       rekeyed == ChildSaId() ? wire::ExchangeKind::kCreateChildSa
                              : wire::ExchangeKind::kRekeyChildSa,
-      rekeyed);
+      rekeyed, /*cpu=*/std::nullopt);
+}
+
+std::unique_ptr<Task> MakeCreateCpuChild(uint32_t cpu) {
+  return std::make_unique<CreateChildInitiator>(
+      wire::ExchangeKind::kCreateChildSa, ChildSaId(), cpu);
 }
 
 }  // namespace espalier::ike

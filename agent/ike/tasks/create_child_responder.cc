@@ -55,6 +55,13 @@ Task::Progress CreateChildResponder::Start(IkeSa& sa) {
     return Refuse(sa, NotifyPayload::Of(*refusal));
   }
   child_ = std::move(std::get<NegotiatedChild>(outcome));
+  if (rekeyed_ == ChildSaId()) {
+    const CpuAnswer answer = AnswerCpu(sa, request_);
+    if (answer.refusal) return Refuse(sa, NotifyPayload::Of(*answer.refusal));
+    child_.plan.cpu = answer.cpu;
+  } else if (const ChildSa* old = sa.peer()->tunnels.Find(rekeyed_)) {
+    child_.plan.cpu = old->cpu;
+  }
   if (!child_.group) return Install(sa, {});
   const auto* ke = wire::Find<wire::KePayload>(request_);
   const uint16_t group = static_cast<uint16_t>(*child_.group);
@@ -139,7 +146,8 @@ Task::Progress CreateChildResponder::HandleDatapath(
         wire::KePayload{.group = static_cast<uint16_t>(*child_.group),
                         .data = std::move(public_value_)}));
   }
-  AppendSelectors(child_.plan, &payloads);
+  AppendChildAnswer(sa, child_.plan, request_, &payloads);
+  NoteCpuSas(sa, request_);
   sa.SendResponse(wire::ExchangeType::kCreateChildSa, payloads);
   if (!sa.dead()) tunnels.Complete(sa.ctx(), *child);
   return Progress::kDone;

@@ -86,7 +86,8 @@ void IkeAuthInitiator::Ask(IkeSa& sa, wire::AuthPayload auth) {
         Payload::Of(NotifyPayload::Of(NotifyType::kInitialContact)));
   }
   inbound_ = sa.ctx().NewInboundSpi(sa.peer_id());
-  AppendChildOffer(config, inbound_.value(), /*groups=*/false, &payloads, {});
+  AppendChildOffer(config, inbound_.value(), /*groups=*/false,
+                   /*cpu=*/std::nullopt, &payloads, {});
   state_ = Asked{};
   sa.SendRequest(wire::ExchangeType::kIkeAuth, payloads);
 }
@@ -171,6 +172,7 @@ Task::Progress IkeAuthInitiator::Authenticated(IkeSa& sa,
   std::optional<NegotiatedChild> child =
       AcceptChildAnswer(sa, response, inbound_.value(), /*groups=*/false);
   if (child) {
+    NoteCpuSas(sa, response);
     child->plan.keys =
         DeriveChildKeys(sa.suite().prf, sa.keys().sk_d.span(), {},
                         material.nonce_i, material.nonce_r, child->plan.suite);
@@ -183,7 +185,8 @@ Task::Progress IkeAuthInitiator::Authenticated(IkeSa& sa,
       sa.ctx().Notify(Notice::Kind::kChildMissing, sa.id());
     } else {
       ReportChildRefused(sa, NotifyType::kInvalidSyntax, /*by_us=*/true);
-      sa.Continue(MakeDeleteSpi(std::move(inbound_)));
+      sa.Continue(
+          MakeDeleteSpi(ProtocolOf(*sa.peer()->config), std::move(inbound_)));
     }
     return Progress::kDone;
   }
@@ -214,8 +217,9 @@ Task::Progress IkeAuthInitiator::HandleDatapath(IkeSa& sa,
   }
   sa.ctx().Report(Event::Kind::kProtocolError, sa.peer_id(), sa.id(), child->id,
                   absl::StrCat("inbound SA not installed: ", status.message()));
-  sa.Continue(
-      MakeDeleteSpi(sa.peer()->tunnels.AbortKeepingSpi(sa.ctx(), *child)));
+  const base::IpsecProtocol protocol = child->suite.protocol;
+  sa.Continue(MakeDeleteSpi(
+      protocol, sa.peer()->tunnels.AbortKeepingSpi(sa.ctx(), *child)));
   return Progress::kDone;
 }
 

@@ -184,7 +184,8 @@ Task::Progress IkeAuthResponder::HandleDatapath(IkeSa& sa,
   }
   wire::Payloads payloads;
   payloads.push_back(Payload::Of(std::move(installing->answer)));
-  AppendSelectors(installing->plan, &payloads);
+  AppendChildAnswer(sa, installing->plan, request_, &payloads);
+  NoteCpuSas(sa, request_);
   const ChildSaId id = child->id;
   const Progress progress = Respond(sa, payloads);
   child = peer_->tunnels.Find(id);

@@ -50,7 +50,8 @@ class DeleteChild : public Informational {
       return Progress::kDone;
     }
     child->deleting = true;
-    SendDelete(sa, {.spis = {child->inbound_spi}});
+    SendDelete(sa, {.protocol = ToWire(child->suite.protocol),
+                    .spis = {child->inbound_spi}});
     return Progress::kRunning;
   }
   Progress HandleResponse(IkeSa& sa, const wire::Payloads&) override {
@@ -70,9 +71,10 @@ class DeleteChild : public Informational {
 
 class DeleteSpi : public Informational {
  public:
-  explicit DeleteSpi(InboundSpi spi) : spi_(std::move(spi)) {}
+  DeleteSpi(base::IpsecProtocol protocol, InboundSpi spi)
+      : protocol_(protocol), spi_(std::move(spi)) {}
   Progress Start(IkeSa& sa) override {
-    SendDelete(sa, {.spis = {spi_.value()}});
+    SendDelete(sa, {.protocol = ToWire(protocol_), .spis = {spi_.value()}});
     return Progress::kRunning;
   }
   Progress HandleResponse(IkeSa& sa, const wire::Payloads&) override {
@@ -83,6 +85,7 @@ class DeleteSpi : public Informational {
   }
 
  private:
+  const base::IpsecProtocol protocol_;
   InboundSpi spi_;
 };
 
@@ -117,19 +120,21 @@ class InformationalResponder : public Informational {
   Progress Start(IkeSa& sa) override {
     bool whole = wire::FindNotify(request_,
                                   NotifyType::kAuthenticationFailed) != nullptr;
-    wire::DeletePayload answer;
+    wire::Payloads response;
     for (const auto* del : wire::FindAll<wire::DeletePayload>(request_)) {
-      if (del->protocol == wire::ProtocolId::kIke) whole = true;
-      if (del->protocol == wire::ProtocolId::kEsp) {
-        DeleteChildren(sa, *del, &answer);
+      if (del->protocol == wire::ProtocolId::kIke) {
+        whole = true;
+        continue;
+      }
+      wire::DeletePayload answer{.protocol = del->protocol};
+      DeleteChildren(sa, *del, &answer);
+      if (!answer.spis.empty()) {
+        response.push_back(Payload::Of(std::move(answer)));
       }
     }
     if (!whole) sa.peer()->tunnels.PeerRequested(sa.ctx(), sa.id());
-    wire::Payloads response;
     // RFC 7296 1.4.1: the Delete of an IKE_SA is answered by an empty message.
-    if (!whole && !answer.spis.empty()) {
-      response.push_back(Payload::Of(std::move(answer)));
-    }
+    if (whole) response.clear();
     sa.SendResponse(wire::ExchangeType::kInformational, response);
     if (whole) {
       sa.Close(IkeSa::Ending::kSilent, "the peer deleted it");
@@ -150,6 +155,9 @@ class InformationalResponder : public Informational {
       // The peer names what it receives on: our outbound SA.
       // While both ends rekey the IKE_SA, it may still be the old one's here.
       ChildSa* child = tunnels.FindOutbound(spi);
+      if (child != nullptr && ToWire(child->suite.protocol) != del.protocol) {
+        continue;
+      }
       if (child == nullptr || child->state == ChildSa::State::kInstalling) {
         // Perhaps of the answer that we still work on.
         if (sa.own_task() != nullptr &&
@@ -161,6 +169,10 @@ class InformationalResponder : public Informational {
       if (child->state == ChildSa::State::kRetired) continue;
       // 1.4.1: when both delete it at once, neither names it in the answer.
       if (!child->deleting) answer->spis.push_back(child->inbound_spi);
+      // A CPU whose traffic the peer has no more use for goes without.
+      if (child->cpu && !tunnels.Replaced(*child)) {
+        sa.peer()->cpus.wanted.erase(*child->cpu);
+      }
       tunnels.Retire(sa.ctx(), *child);
       deleted_ = true;
     }
@@ -178,8 +190,9 @@ std::unique_ptr<Task> MakeDeleteChild(ChildSaId child) {
   return std::make_unique<DeleteChild>(child);
 }
 
-std::unique_ptr<Task> MakeDeleteSpi(InboundSpi spi) {
-  return std::make_unique<DeleteSpi>(std::move(spi));
+std::unique_ptr<Task> MakeDeleteSpi(base::IpsecProtocol protocol,
+                                    InboundSpi spi) {
+  return std::make_unique<DeleteSpi>(protocol, std::move(spi));
 }
 
 std::unique_ptr<Task> MakeLiveness() { return std::make_unique<Liveness>(); }

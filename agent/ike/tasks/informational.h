@@ -15,7 +15,8 @@ std::unique_ptr<Task> MakeDeleteIke();
 // Deletes one CHILD_SA; nothing when it is already on its way out.
 std::unique_ptr<Task> MakeDeleteChild(ChildSaId child);
 // Deletes a CHILD_SA that the peer has and we could not make.
-std::unique_ptr<Task> MakeDeleteSpi(InboundSpi spi);
+std::unique_ptr<Task> MakeDeleteSpi(base::IpsecProtocol protocol,
+                                    InboundSpi spi);
 // An empty request: is the peer alive (2.4)?
 std::unique_ptr<Task> MakeLiveness();
 // AUTHENTICATION_FAILED to a responder that failed to prove itself (2.21.2).
