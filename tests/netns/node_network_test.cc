@@ -251,6 +251,40 @@ TEST_F(NodeNetworkTest, WhatSomebodyDeletesComesBack) {
               Contains(Field(&netlink::Rule::table, kPodSourceTable)));
 }
 
+TEST_F(NodeNetworkTest, LostNotificationsAreMadeUpFor) {
+  network_->SetDesired(Desired());
+  Settle();
+  const std::vector<Route> before = Owned();
+  // A socket like the network's own, to show that its buffer ran over before
+  // the first deletion was told.
+  auto control = *netlink::Socket::Open();
+  int overruns = 0, deletions = 0;
+  ASSERT_TRUE(control
+                  ->Subscribe(
+                      {RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE},
+                      [&](const netlink::Reply& reply) {
+                        const auto route = netlink::DecodeRoute(reply.payload);
+                        deletions +=
+                            route.ok() && route->protocol == kRouteProtocol;
+                      },
+                      [&] { ++overruns; })
+                  .ok());
+  const Route noise{.destination = Net("198.51.100.0/24"),
+                    .interface_index = uplink_};
+  for (int i = 0; i < 3000; ++i) {
+    ASSERT_TRUE(client_->Apply(Verb::kAdd, noise).ok());
+    ASSERT_TRUE(client_->Apply(Verb::kDelete, noise).ok());
+  }
+  for (const Route& route : before) {
+    ASSERT_TRUE(client_->Apply(Verb::kDelete, route).ok()) << route.ToString();
+  }
+  control->HandleReadable();
+  ASSERT_GE(overruns, 1);
+  ASSERT_EQ(deletions, 0);
+  Settle();
+  EXPECT_THAT(Owned(), ::testing::UnorderedElementsAreArray(before));
+}
+
 TEST_F(NodeNetworkTest, WithoutTheTunnelsInterfaceItsTrafficGoesNowhere) {
   network_->SetDesired(Desired());
   Settle();
