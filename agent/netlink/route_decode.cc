@@ -54,6 +54,9 @@ bool ReadLinkAttributes(base::ByteSpan attributes, Link* link,
       case IFLA_IFALIAS:
         link->alias = attribute.AsString();
         break;
+      case IFLA_QDISC:
+        link->qdisc = attribute.AsString();
+        break;
       case IFLA_MTU:
         link->mtu = attribute.AsU32().value_or(0);
         break;

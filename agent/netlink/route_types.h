@@ -29,6 +29,7 @@ struct Link {
   std::string name;
   std::string kind;  // "veth", "tun"...; empty for hardware
   std::string alias;
+  std::string qdisc;  // "noop": drops all, the kernel hasn't activated it
   uint32_t mtu = 0;
   uint32_t flags = 0;  // IFF_*
   std::optional<MacAddress> mac;

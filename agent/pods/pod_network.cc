@@ -15,6 +15,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "agent/base/status_macros.h"
 #include "agent/netlink/network_namespace.h"
 #include "agent/netlink/route_client.h"
@@ -32,6 +34,9 @@ namespace {
 // that one fits into one UDP send) would be cut into single packets by the
 // kernel, at a quarter of the speed.
 constexpr uint32_t kPodGsoMaxSize = 60'000;
+
+constexpr absl::Duration kActivationTimeout = absl::Seconds(3);
+constexpr absl::Duration kActivationPoll = absl::Milliseconds(1);
 
 using base::Annotate;
 using base::Family;
@@ -397,6 +402,24 @@ absl::Status KernelPodNetwork::SetUpHost(netlink::Channel* host,
   return FirstError(host->ExecuteBatch(std::move(requests)));
 }
 
+absl::Status KernelPodNetwork::AwaitActive(netlink::Channel* pod,
+                                           const PodNetworkSpec& spec) {
+  // A worker of the kernel activates the end that came up first. On a busy
+  // node that takes long enough for the pod's first packets to be lost.
+  const absl::Time deadline = absl::Now() + kActivationTimeout;
+  for (;;) {
+    ESPALIER_ASSIGN_OR_RETURN(const netlink::Link link,
+                              RouteClient(pod).GetLink(spec.interface_name));
+    if (link.qdisc != "noop") return absl::OkStatus();
+    if (absl::Now() > deadline) {
+      return absl::UnavailableError(
+          absl::StrCat("the kernel did not activate ", spec.interface_name,
+                       " within ", absl::FormatDuration(kActivationTimeout)));
+    }
+    absl::SleepFor(kActivationPoll);
+  }
+}
+
 absl::Status KernelPodNetwork::Attach(const PodNetworkSpec& spec) {
   ESPALIER_ASSIGN_OR_RETURN(const OpenNamespace target,
                             Open(spec.network_namespace));
@@ -408,11 +431,11 @@ absl::Status KernelPodNetwork::Attach(const PodNetworkSpec& spec) {
   }
   ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<netlink::Channel> host,
                             kernel_->OpenChannel());
+  std::unique_ptr<netlink::Channel> pod;
   bool made = false;
   absl::Status status =
       netlink::RunInNetworkNamespace(target.fd.get(), [&]() -> absl::Status {
-        ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<netlink::Channel> pod,
-                                  kernel_->OpenChannel());
+        ESPALIER_ASSIGN_OR_RETURN(pod, kernel_->OpenChannel());
         const auto existing =
             RouteClient(pod.get()).GetLink(spec.interface_name);
         if (existing.ok()) {
@@ -428,6 +451,9 @@ absl::Status KernelPodNetwork::Attach(const PodNetworkSpec& spec) {
       });
   if (status.ok()) {
     status = Annotate(SetUpHost(host.get(), spec), "set up the host's end");
+  }
+  if (status.ok()) {
+    status = Annotate(AwaitActive(pod.get(), spec), "wait for the pod's end");
   }
   if (status.ok() || !made) return status;
   // Deleting one end deletes both and all that hangs on them.

@@ -104,6 +104,8 @@ class KernelPodNetwork : public PodNetwork {
                         int netns_fd);
   absl::Status SetUpPod(netlink::Channel* pod, const PodNetworkSpec& spec);
   absl::Status SetUpHost(netlink::Channel* host, const PodNetworkSpec& spec);
+  static absl::Status AwaitActive(netlink::Channel* pod,
+                                  const PodNetworkSpec& spec);
 
   Kernel* kernel_;
 };

@@ -45,10 +45,32 @@ class Fault {
   bool failed_ = false;
 };
 
+// Shows interfaces as not active yet, for some answers.
+class Lag {
+ public:
+  void Start(int answers) { answers_ = answers; }
+  bool Pending() const { return answers_ > 0; }
+  void Apply(std::vector<netlink::Reply>* replies) {
+    if (answers_ == 0) return;
+    for (netlink::Reply& reply : *replies) {
+      const std::string text(reply.payload.begin(), reply.payload.end());
+      const size_t at = text.find("noqueue");
+      if (at == std::string::npos) continue;
+      // As the kernel's worker has not come to it: "noop", padded by zeros.
+      const std::string_view noop("noop\0\0\0", 7);
+      std::copy(noop.begin(), noop.end(), reply.payload.begin() + at);
+      --answers_;
+    }
+  }
+
+ private:
+  int answers_ = 0;
+};
+
 class FaultChannel : public netlink::Channel {
  public:
-  FaultChannel(std::unique_ptr<netlink::Channel> real, Fault* fault)
-      : real_(std::move(real)), fault_(fault) {}
+  FaultChannel(std::unique_ptr<netlink::Channel> real, Fault* fault, Lag* lag)
+      : real_(std::move(real)), fault_(fault), lag_(lag) {}
   absl::Status Execute(Request request) override {
     return fault_->Hits() ? Fault::Status()
                           : real_->Execute(std::move(request));
@@ -63,7 +85,9 @@ class FaultChannel : public netlink::Channel {
   }
   absl::StatusOr<std::vector<netlink::Reply>> Query(Request request) override {
     if (fault_->Hits()) return Fault::Status();
-    return real_->Query(std::move(request));
+    auto replies = real_->Query(std::move(request));
+    if (replies.ok()) lag_->Apply(&*replies);
+    return replies;
   }
   absl::StatusOr<std::vector<netlink::Reply>> Dump(Request request) override {
     if (fault_->Hits()) return Fault::Status();
@@ -73,6 +97,7 @@ class FaultChannel : public netlink::Channel {
  private:
   std::unique_ptr<netlink::Channel> real_;
   Fault* fault_;
+  Lag* lag_;
 };
 
 class FaultSysctl : public network::Sysctl {
@@ -93,17 +118,19 @@ class FaultSysctl : public network::Sysctl {
 
 class FaultKernel : public KernelPodNetwork::Kernel {
  public:
-  explicit FaultKernel(Fault* fault) : fault_(fault), sysctl_(fault) {}
+  FaultKernel(Fault* fault, Lag* lag)
+      : fault_(fault), lag_(lag), sysctl_(fault) {}
   absl::StatusOr<std::unique_ptr<netlink::Channel>> OpenChannel() override {
     if (fault_->Hits()) return Fault::Status();
     auto real = Kernel::OpenChannel();
     if (!real.ok()) return real.status();
-    return std::make_unique<FaultChannel>(*std::move(real), fault_);
+    return std::make_unique<FaultChannel>(*std::move(real), fault_, lag_);
   }
   network::Sysctl* sysctl() override { return &sysctl_; }
 
  private:
   Fault* fault_;
+  Lag* lag_;
   FaultSysctl sysctl_;
 };
 
@@ -159,7 +186,8 @@ class PodNetworkTest : public testing::PrivateNamespaceTest {
   testing::OtherNamespace pod_namespace_;
   std::unique_ptr<netlink::Channel> host_, pod_;
   Fault fault_;
-  FaultKernel kernel_{&fault_};
+  Lag lag_;
+  FaultKernel kernel_{&fault_, &lag_};
   KernelPodNetwork network_{&kernel_};
 };
 
@@ -234,6 +262,21 @@ TEST_F(PodNetworkTest, EachStepOfAttachFailsInTurn) {
   // Sockets, links, settings, addresses, routes, neighbours of both ends.
   EXPECT_GT(n, 25);
   EXPECT_TRUE(network_.Verify(Spec()).ok());
+}
+
+// Packets that a pod sends at once must not be lost.
+TEST_F(PodNetworkTest, AttachWaitsUntilThePodsEndIsActive) {
+  lag_.Start(3);
+  ASSERT_TRUE(network_.Attach(Spec()).ok());
+  EXPECT_FALSE(lag_.Pending());
+}
+
+TEST_F(PodNetworkTest, AnEndThatNeverBecomesActiveLeavesNothing) {
+  lag_.Start(1 << 30);
+  const absl::Status status = network_.Attach(Spec());
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("did not activate"));
+  ExpectNothing();
 }
 
 TEST_F(PodNetworkTest, EachStepOfTheOthersFailsInTurn) {
