@@ -34,6 +34,8 @@ ip link set lo up
 echo 0 > /proc/sys/kernel/printk
 cd {cwd}
 exec </dev/null
+# The host's own runs keep their records in its cache.
+export XDG_CACHE_HOME=/tmp/cache
 export {environment}
 timeout -k 5 {seconds} bash -c {command}
 echo $? >/dev/ttyS1
@@ -66,7 +68,7 @@ def run(command: str, kernel: str = DEFAULT_KERNEL, cpus: int = 1,
     kernel_root = guest_parts.kernel(kernel)
     environment = f"PYTHONDONTWRITEBYTECODE=1 ESPALIER_GUEST={kernel}" + "".join(
         f" {name}={_quote(os.environ[name])}"
-        for name in ("ESPALIER_BIN_DIR", "PYTHONPATH", "CI") if name in os.environ)
+        for name in ("ESPALIER_BIN_DIR", "ESPALIER_DATAPATH", "PYTHONPATH", "CI") if name in os.environ)
     start = START.format(
         modules=_quote(str(guest_parts.modules(kernel_root))), cwd=_quote(os.getcwd()),
         environment=environment, command=_quote(command), seconds=seconds)

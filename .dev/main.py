@@ -74,12 +74,19 @@ def cmd_fuzz(args) -> int:
 def cmd_demo(args) -> int:
     if os.geteuid() != 0:
         raise DevError("the demo makes network namespaces: run it as root")
+    if args.datapath == "kernel" and args.keep:
+        raise DevError("the kernel's demo runs in a virtual machine that nobody can log in "
+                       "to: --keep is for the user datapath; ./dev guest runs commands there")
     packages.ensure(["demo"])
     build.build("dev", ["espalier-agent", "espalier-espd", "espalier-cni",
                         "kubectl-espalier"])
     environment = {**os.environ, "ESPALIER_BIN_DIR": str(paths.BUILD / "dev/bin"),
                    "PYTHONPATH": str(paths.ROOT / "tests")}
     sys.stdout.flush()
+    if args.datapath == "kernel":
+        os.environ.update(environment)
+        return guest.run("/usr/bin/python3 tests/netns/demo.py --datapath kernel",
+                         args.kernel)
     os.execve("/usr/bin/python3",
               ["/usr/bin/python3", str(paths.ROOT / "tests/netns/demo.py"),
                *(["--keep"] if args.keep else [])], environment)
@@ -105,6 +112,8 @@ def cmd_shell(args) -> int:
 
 
 def cmd_guest(args) -> int:
+    os.environ.setdefault("ESPALIER_BIN_DIR", str(paths.BUILD / "dev/bin"))
+    os.environ.setdefault("PYTHONPATH", str(paths.ROOT / "tests"))
     return guest.run(args.run, args.kernel, args.cpus, args.memory, args.seconds)
 
 
@@ -140,7 +149,11 @@ def parser() -> argparse.ArgumentParser:
 
     sub = _command(commands, "demo", cmd_demo,
                    "three nodes and six pods on one wire, ESP between them (as root)",
-                   ["./dev demo", "./dev demo --keep"])
+                   ["./dev demo", "./dev demo --keep", "./dev demo --datapath kernel"])
+    sub.add_argument("--datapath", choices=("user", "kernel"), default="user",
+                     help="kernel: in a virtual machine whose kernel has ESP")
+    sub.add_argument("--kernel", choices=guest_parts.KERNEL_SUITES,
+                     default=guest.DEFAULT_KERNEL, help="of that virtual machine")
     sub.add_argument("--keep", action="store_true",
                      help="leave it up until Ctrl-C, and print how to look around")
 
@@ -174,7 +187,9 @@ def parser() -> argparse.ArgumentParser:
     sub = _command(commands, "guest", cmd_guest,
                    "run a command under a Debian kernel with ESP, in a virtual machine",
                    ["./dev guest 'uname -r; ip xfrm state'",
-                    "./dev guest --kernel 6.1 --cpus 2 'modprobe esp4 && ip -s link'"])
+                    "./dev guest --kernel 6.1 --cpus 2 'modprobe esp4 && ip -s link'",
+                    "ESPALIER_DATAPATH=kernel ./dev guest 'python3 -m pytest -q "
+                    "tests/netns/mesh_test.py'"])
     sub.add_argument("run", metavar="COMMAND", help="for bash, in this folder")
     sub.add_argument("--kernel", choices=guest_parts.KERNEL_SUITES,
                      default=guest.DEFAULT_KERNEL)

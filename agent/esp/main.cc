@@ -5,6 +5,7 @@
 
 #include "agent/base/log.h"
 #include "agent/base/security_association.h"
+#include "agent/esp/holder.h"
 #include "agent/esp/loop.h"
 
 namespace {
@@ -30,6 +31,7 @@ int main(int argc, char** argv) {
   std::string log_level = "info";
   bool transient = false;
   bool openssl = false;
+  bool hold = false;
 
   CLI::App app{
       "User-space ESP (RFC 4303) behind a TUN device. Keys and policies come\n"
@@ -39,10 +41,14 @@ int main(int argc, char** argv) {
   app.footer(
       "Example:\n"
       "  espalier-espd --socket /run/espalier/espd.sock --tun espalier0\n"
+      "  espalier-espd --hold-udp-encap   (for datapath.driver: kernel)\n"
       "Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failure, 2 usage.\n"
       "Needs at start CAP_NET_ADMIN and CAP_NET_RAW, keeps no capability.");
   app.add_option("--socket", options.socket_path, "Control socket (0600)")
       ->capture_default_str();
+  app.add_flag("--hold-udp-encap", hold,
+               "For the kernel datapath: no TUN and no ESP, only hold UDP 4500 "
+               "for the agent");
   app.add_option("--tun", options.tun.name, "Name of the TUN device")
       ->capture_default_str();
   app.add_option("--mtu", options.tun.mtu, "MTU of the TUN device, octets")
@@ -73,7 +79,11 @@ int main(int argc, char** argv) {
     espalier::base::SetLogLevel(level);
   }
 
-  const absl::Status status = espalier::esp::RunEspd(options);
+  const absl::Status status =
+      hold ? espalier::esp::RunHolder({.socket_path = options.socket_path,
+                                       .port = options.outer.port,
+                                       .mark = options.outer.mark})
+           : espalier::esp::RunEspd(options);
   if (!status.ok()) {
     espalier::base::Log(espalier::base::LogLevel::kError, "espd failed",
                         {{"error", status}});

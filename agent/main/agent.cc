@@ -63,8 +63,7 @@ Agent::Agent(std::string config_path, mesh::Config config,
       workers_(config_.crypto_threads, kMaxWaitingJobs),
       driver_(CoreConfigOf(config_, std::move(node_key)), &random_, &clock_,
               &loop_, &loop_, &workers_),
-      ike_(&driver_),
-      datapath_(&loop_, {.socket_path = config_.espd_socket}) {}
+      ike_(&driver_) {}
 
 Agent::~Agent() {
   if (stopper_.joinable()) stopper_.join();
@@ -73,8 +72,9 @@ Agent::~Agent() {
 
 absl::Status Agent::Start() {
   LogWarnings(config_);
-  ESPALIER_ASSIGN_OR_RETURN(mesh::Cluster cluster,
-                            mesh::ClusterFromConfig(config_));
+  ESPALIER_ASSIGN_OR_RETURN(datapath_,
+                            NodeDatapath::Choose(&loop_, &random_, config_));
+  ESPALIER_ASSIGN_OR_RETURN(mesh::Cluster cluster, ClusterOf(config_));
   if (!config_.key_log_directory.empty()) {
     ESPALIER_ASSIGN_OR_RETURN(key_log_,
                               KeyLog::Open(config_.key_log_directory));
@@ -88,7 +88,11 @@ absl::Status Agent::Start() {
   ESPALIER_RETURN_IF_ERROR(loop_.OnSignal(SIGINT, [this] { Stop(); }));
   ESPALIER_RETURN_IF_ERROR(loop_.OnSignal(SIGHUP, [this] { Reload(); }));
   ESPALIER_RETURN_IF_ERROR(loop_.WatchFile(config_path_, [this] { Reload(); }));
-  datapath_.Start();
+  ESPALIER_RETURN_IF_ERROR(datapath_->Start([this](const base::Endpoint& local,
+                                                   const base::Endpoint& remote,
+                                                   base::ByteSpan bytes) {
+    driver_.HandleDatagram({local, remote}, bytes);
+  }));
   WatchReadiness();
   base::Log(LogLevel::kInfo, "agent started",
             {{"version", ESPALIER_VERSION},
@@ -98,11 +102,17 @@ absl::Status Agent::Start() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<mesh::Cluster> Agent::ClusterOf(mesh::Config config) const {
+  // `auto` was decided at the start, for good.
+  config.datapath_driver = datapath_->kind();
+  return mesh::ClusterFromConfig(config);
+}
+
 absl::Status Agent::MakeMesh() {
   ESPALIER_ASSIGN_OR_RETURN(network_,
                             network::KernelNodeNetwork::Open(&loop_, &clock_));
   probes_ = std::make_unique<ProbeAdapter>(
-      &loop_, [this] { return datapath_.tunnel_interface(); },
+      &loop_, [this] { return datapath_->driver()->tunnel_interface(); },
       runtime::ProbeSockets::Handlers{
           .received =
               [this](const base::IpAddress& local,
@@ -114,13 +124,13 @@ absl::Status Agent::MakeMesh() {
                      const base::IpAddress& remote, base::ByteSpan bytes) {
                 mesh_->HandleProbeUnreachable(local, remote, bytes);
               }});
-  mesh_ = std::make_unique<mesh::Mesh>(&loop_, &clock_, &ike_, &datapath_,
+  mesh_ = std::make_unique<mesh::Mesh>(&loop_, &clock_, &ike_, datapath_->driver(),
                                        network_.get(), probes_.get(), &random_);
   backend_ = std::make_unique<Backend>(Backend::Parts{.loop = &loop_,
                                                       .clock = &clock_,
                                                       .driver = &driver_,
                                                       .mesh = mesh_.get(),
-                                                      .datapath = &datapath_,
+                                                      .datapath = datapath_.get(),
                                                       .events = &events_});
   service_ =
       std::make_unique<service::AgentService>(&loop_, backend_.get(), &events_);
@@ -147,24 +157,19 @@ void Agent::SetHooks() {
     SendIke(path, bytes);
   };
   hooks.send_keepalive = [this](const ike::Path& path) {
-    datapath_.SendKeepalive(path.local, path.remote);
+    datapath_->SendKeepalive(path.local, path.remote);
   };
   hooks.mesh = [this](ike::Action& action) { HandleMeshAction(action); };
   hooks.log_keys = [this](const ike::LogIkeKeys& keys) {
     if (key_log_ != nullptr) key_log_->Write(keys);
   };
   driver_.SetHooks(std::move(hooks));
-  datapath_.SetIkeHandler([this](const base::Endpoint& local,
-                                 const base::Endpoint& remote,
-                                 base::ByteSpan bytes) {
-    driver_.HandleDatagram({local, remote}, bytes);
-  });
 }
 
 void Agent::SendIke(const ike::Path& path, base::ByteSpan bytes) {
   if (path.local.port != kIkePort) {
-    // Port 4500 is espd's: it adds the non-ESP marker.
-    datapath_.SendIke(path.local, path.remote, bytes);
+    // Port 4500 goes with the datapath.
+    datapath_->SendIke(path.local, path.remote, bytes);
     return;
   }
   const auto found = sockets_.find(path.local.address);
@@ -218,8 +223,8 @@ void Agent::WatchReadiness() {
     was_ready_ = true;
     cni_->SetReady(absl::OkStatus());
     base::Log(LogLevel::kInfo, "ready for pods",
-              {{"datapath", datapath_.name()},
-               {"interface", datapath_.tunnel_interface()}});
+              {{"datapath", datapath_->driver()->name()},
+               {"interface", datapath_->driver()->tunnel_interface()}});
     return;
   }
   cni_->SetReady(ready);
@@ -230,7 +235,7 @@ void Agent::Reload() {
   if (stopping_) return;
   absl::StatusOr<mesh::Config> loaded = mesh::LoadConfig(config_path_);
   absl::StatusOr<mesh::Cluster> cluster =
-      loaded.ok() ? mesh::ClusterFromConfig(*loaded)
+      loaded.ok() ? ClusterOf(*loaded)
                   : absl::StatusOr<mesh::Cluster>(loaded.status());
   backend_->NoteReload(cluster.status());
   if (!cluster.ok()) {

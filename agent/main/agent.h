@@ -14,11 +14,12 @@
 #include "absl/status/statusor.h"
 #include "agent/base/clock.h"
 #include "agent/crypto/random.h"
-#include "agent/datapath/user/user_datapath.h"
 #include "agent/main/backend.h"
 #include "agent/main/ike_adapter.h"
 #include "agent/main/key_log.h"
+#include "agent/main/node_datapath.h"
 #include "agent/main/probe_adapter.h"
+#include "agent/mesh/cluster.h"
 #include "agent/mesh/config/config.h"
 #include "agent/mesh/mesh.h"
 #include "agent/network/kernel_node_network.h"
@@ -53,6 +54,7 @@ class Agent {
   absl::Status OpenIkeSockets();
   absl::Status StartServers();
   absl::Status MakeMesh();
+  absl::StatusOr<mesh::Cluster> ClusterOf(mesh::Config config) const;
   void SetHooks();
   void SendIke(const ike::Path& path, base::ByteSpan bytes);
   void HandleMeshAction(ike::Action& action);
@@ -71,8 +73,8 @@ class Agent {
   runtime::WorkerPool workers_;
   runtime::IkeDriver driver_;
   IkeAdapter ike_;
-  datapath::UserDatapath datapath_;
   // From here on made by Start, in this order.
+  std::unique_ptr<NodeDatapath> datapath_;
   std::unique_ptr<network::KernelNodeNetwork> network_;
   std::unique_ptr<ProbeAdapter> probes_;
   std::unique_ptr<mesh::Mesh> mesh_;

@@ -230,13 +230,7 @@ void Backend::NoteReload(const absl::Status& status) {
   parts_.events->Publish(out);
 }
 
-absl::Status Backend::Ready() const {
-  if (!parts_.datapath->connected()) {
-    return absl::UnavailableError(
-        "espalier-espd does not answer on its socket (datapath.espdSocket)");
-  }
-  return absl::OkStatus();
-}
+absl::Status Backend::Ready() const { return parts_.datapath->Ready(); }
 
 void Backend::TakePods(std::function<void(pods::Snapshot)> done) {
   if (cni_ == nullptr) {
@@ -260,8 +254,8 @@ void Backend::GetStatus(Done<v1::AgentStatus> done) {
     const absl::Status ready = Ready();
     status.set_ready(ready.ok());
     status.set_not_ready_reason(std::string(ready.message()));
-    status.set_datapath(parts_.datapath->name());
-    status.set_tunnel_interface(parts_.datapath->tunnel_interface());
+    status.set_datapath(parts_.datapath->driver()->name());
+    status.set_tunnel_interface(parts_.datapath->driver()->tunnel_interface());
     for (const mesh::PeerStatus& peer : parts_.mesh->Peers()) {
       status.set_tunnels_wanted(status.tunnels_wanted() + 1);
       if (Flows(peer.state)) status.set_tunnels_up(status.tunnels_up() + 1);
@@ -381,7 +375,7 @@ void Backend::TakeMetrics(std::function<void(service::MetricsSnapshot)> done) {
     snapshot->config_reloads = reloads_;
     snapshot->config_reload_failures = reload_failures_;
     snapshot->config_stale = !config_error_.ok();
-    snapshot->datapath_connected = parts_.datapath->connected();
+    snapshot->datapath_connected = parts_.datapath->Ready().ok();
     snapshot->pods = pods.pods.size();
     done(std::move(*snapshot));
   };

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "absl/time/time.h"
-#include "agent/datapath/user/user_datapath.h"
+#include "agent/main/node_datapath.h"
 #include "agent/mesh/mesh.h"
 #include "agent/runtime/ike_driver.h"
 #include "agent/service/agent_service.h"
@@ -27,7 +27,7 @@ class Backend : public service::AgentBackend {
     base::Clock* clock;
     runtime::IkeDriver* driver;
     mesh::Mesh* mesh;
-    datapath::UserDatapath* datapath;
+    NodeDatapath* datapath;
     service::EventHub* events;
   };
   explicit Backend(Parts parts);

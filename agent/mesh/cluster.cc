@@ -74,7 +74,8 @@ absl::StatusOr<Cluster> ClusterFromConfig(const Config& config) {
                   .credential = {},
                   .ike_proposals = peer.ike_proposals,
                   .child_proposals = peer.child_proposals,
-                  .force_encapsulation = peer.force_encapsulation,
+                  .force_encapsulation = peer.force_encapsulation.value_or(
+                      config.datapath_driver != DatapathDriver::kKernel),
                   .initiate = peer.initiate,
                   .probe = peer.probe};
     if (const auto* psk = std::get_if<PskCredential>(&peer.credential)) {

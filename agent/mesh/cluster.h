@@ -60,7 +60,8 @@ struct Cluster {
   absl::Duration drain_time = absl::Seconds(5);
 };
 
-// Parses the public keys on the way: an error names the peer.
+// Parses the public keys on the way: an error names the peer. What depends on
+// the datapath goes by `config.datapath_driver`.
 absl::StatusOr<Cluster> ClusterFromConfig(const Config& config);
 
 }  // namespace espalier::mesh

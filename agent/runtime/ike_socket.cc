@@ -11,6 +11,8 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "agent/base/status_macros.h"
+#include "agent/esp/control/held_sockets.h"
+#include "agent/runtime/socket_address.h"
 
 namespace espalier::runtime {
 namespace {
@@ -20,46 +22,6 @@ namespace {
 constexpr int kBatch = 64;
 constexpr size_t kLargestDatagram = 65535;
 constexpr int kReceiveBuffer = 4 << 20;
-
-socklen_t ToSockaddr(const base::Endpoint& endpoint, sockaddr_storage* out) {
-  memset(out, 0, sizeof(*out));
-  const base::ByteSpan octets = endpoint.address.bytes();
-  if (endpoint.address.is_v4()) {
-    auto* v4 = reinterpret_cast<sockaddr_in*>(out);
-    v4->sin_family = AF_INET;
-    v4->sin_port = htons(endpoint.port);
-    memcpy(&v4->sin_addr, octets.data(), octets.size());
-    return sizeof(sockaddr_in);
-  }
-  auto* v6 = reinterpret_cast<sockaddr_in6*>(out);
-  v6->sin6_family = AF_INET6;
-  v6->sin6_port = htons(endpoint.port);
-  memcpy(&v6->sin6_addr, octets.data(), octets.size());
-  return sizeof(sockaddr_in6);
-}
-
-absl::StatusOr<base::Endpoint> FromSockaddr(const sockaddr_storage& from) {
-  base::Endpoint endpoint;
-  if (from.ss_family == AF_INET) {
-    const auto& v4 = reinterpret_cast<const sockaddr_in&>(from);
-    ESPALIER_ASSIGN_OR_RETURN(
-        endpoint.address,
-        base::IpAddress::FromBytes(
-            {reinterpret_cast<const uint8_t*>(&v4.sin_addr), 4}));
-    endpoint.port = ntohs(v4.sin_port);
-    return endpoint;
-  }
-  if (from.ss_family == AF_INET6) {
-    const auto& v6 = reinterpret_cast<const sockaddr_in6&>(from);
-    ESPALIER_ASSIGN_OR_RETURN(
-        endpoint.address,
-        base::IpAddress::FromBytes(
-            {reinterpret_cast<const uint8_t*>(&v6.sin6_addr), 16}));
-    endpoint.port = ntohs(v6.sin6_port);
-    return endpoint;
-  }
-  return absl::InvalidArgumentError("a datagram from no internet family");
-}
 
 }  // namespace
 
@@ -95,6 +57,14 @@ absl::StatusOr<std::unique_ptr<IkeSocket>> IkeSocket::Open(
                  sizeof(kReceiveBuffer)) != 0) {
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &kReceiveBuffer,
                sizeof(kReceiveBuffer));
+  }
+  // Without it IKE would wait for the tunnel that it is to make. A kernel
+  // without IPsec has nothing to pass.
+  const absl::Status bypass =
+      esp::control::BypassIpsec(fd, local.address.family());
+  if (!bypass.ok() && !absl::IsUnimplemented(bypass)) {
+    return base::Annotate(bypass,
+                          absl::StrCat("the IKE socket on ", local.ToString()));
   }
   sockaddr_storage address;
   const socklen_t size = ToSockaddr(local, &address);

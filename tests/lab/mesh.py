@@ -14,13 +14,16 @@ class Mesh:
     """Nodes on one wire, configured for each other with one pre-shared key;
     up() starts all, attaches a pod a node, and waits for the tunnels.
 
-    `extra` goes into every node's configuration (Node.write_config)."""
+    `extra` goes into every node's configuration (Node.write_config). `driver` is
+    the datapath of all nodes, or of each by its name."""
 
     def __init__(self, lab: Lab, count: int = 2, *, extra: dict | None = None,
-                 key_log: bool = False, peer_fields: dict | None = None):
+                 key_log: bool = False, peer_fields: dict | None = None,
+                 driver: str | dict[str, str] | None = None):
         self.lab = lab
         self.wire = Wire(lab)
-        self.nodes = [Node(lab, self.wire, name, number)
+        drivers = driver if isinstance(driver, dict) else dict.fromkeys(NAMES, driver)
+        self.nodes = [Node(lab, self.wire, name, number, driver=drivers.get(name))
                       for number, name in enumerate(NAMES[:count], 1)]
         self.psk = secrets.token_hex(32)
         self.extra = extra or {}

@@ -2,6 +2,7 @@
 that the real CNI binary attaches."""
 
 import json
+import os
 import pathlib
 import secrets
 
@@ -44,11 +45,20 @@ class Pod:
         return f"{self.node.name}/{self.name}"
 
 
-class Node:
-    """number: 1 to 254; it decides the node's addresses and pod CIDRs."""
+def default_driver() -> str:
+    """The datapath of nodes that are made without saying which: ./dev guest runs
+    a test of the lab over the kernel's with ESPALIER_DATAPATH=kernel."""
+    return os.environ.get("ESPALIER_DATAPATH", "user")
 
-    def __init__(self, lab: Lab, wire: Wire, name: str, number: int):
+
+class Node:
+    """number: 1 to 254; it decides the node's addresses and pod CIDRs. driver:
+    datapath.driver, "user" or "kernel"."""
+
+    def __init__(self, lab: Lab, wire: Wire, name: str, number: int, *,
+                 driver: str | None = None):
         self.lab = lab
+        self.driver = driver or default_driver()
         self.name = name
         self.number = number
         self.folder = lab.folder / name
@@ -107,7 +117,7 @@ class Node:
                 {"name": peer.name, "addresses": peer.addresses,
                  "podCIDRs": peer.pod_cidrs, **(peer_fields or {}).get(peer.name, {})}
                 for peer in peers],
-            "datapath": {"driver": "user", "espdSocket": str(self.espd_socket)},
+            "datapath": {"driver": self.driver, "espdSocket": str(self.espd_socket)},
             "sockets": {"metrics": "127.0.0.1:9469"},
             "runDirectory": str(self.run_directory),
             "stateDirectory": str(self.folder / "state"),
@@ -123,7 +133,8 @@ class Node:
     def start_espd(self) -> None:
         self.espd = self.namespace.start(
             f"{self.name}-espd",
-            [binary("espalier-espd"), "--socket", self.espd_socket],
+            [binary("espalier-espd"), "--socket", self.espd_socket,
+             *(["--hold-udp-encap"] if self.driver == "kernel" else [])],
             log=self.folder / "espd.log")
         self.espd.wait_for(self.espd_socket.exists, 10, "its control socket")
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from lab.errors import LabError
 
 KEPT_FAILURES = 5
+GUEST_SLOWNESS = 4
+LINES_OF_GUEST_LOGS = 40
 # What is allowed in the name of a unix socket's path, with its final 0.
 MAX_SOCKET_PATH = 107
 
@@ -37,7 +39,9 @@ def binary(name: str) -> str:
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str):
-    """Returns the first true value of condition(); an error names `what`."""
+    """Returns the first true value of condition(); an error names `what`. In the
+    guest, whose processor is emulated, the time is longer."""
+    seconds *= GUEST_SLOWNESS if "ESPALIER_GUEST" in os.environ else 1
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -154,7 +158,12 @@ class Lab:
         self._record_path.unlink(missing_ok=True)
         atexit.unregister(self.close)
         signal.signal(signal.SIGINT, before)
-        if self.failed:
+        if self.failed and "ESPALIER_GUEST" in os.environ:
+            # The guest's files go with it.
+            for path in sorted(self.folder.rglob("*.log")):
+                lines = path.read_text(errors="replace").splitlines()[-LINES_OF_GUEST_LOGS:]
+                print(f"==> {path.relative_to(self.folder)}", *lines, sep="\n", flush=True)
+        elif self.failed:
             print(f"lab: logs are kept in {self.folder}", flush=True)
             forget_old_failures()
 

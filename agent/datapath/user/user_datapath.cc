@@ -44,6 +44,9 @@ void UserDatapath::TryConnect() {
         if (!answer.ok()) return true;
         if (const auto* hello = std::get_if<control::HelloReply>(&*answer)) {
           HandleHello(*hello);
+        } else if (const auto* reply = std::get_if<control::Reply>(&*answer);
+                   reply != nullptr && !reply->status.ok()) {
+          Disconnect(reply->status);
         } else {
           Disconnect(UnexpectedAnswer());
         }

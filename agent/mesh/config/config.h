@@ -65,9 +65,9 @@ struct Peer {
   // Empty: the file's `proposals`, already copied in.
   std::vector<ike::IkeProposal> ike_proposals;
   std::vector<ike::ChildProposal> child_proposals;
-  // With the user datapath true by default: UDP has segmentation offload,
-  // protocol 50 has none.
-  bool force_encapsulation = true;
+  // Unset: UDP with the user datapath, where protocol 50 has no segmentation
+  // offload; as NAT detection says with the kernel's.
+  std::optional<bool> force_encapsulation;
   Initiate initiate = Initiate::kAuto;
   // Probes in its tunnel tell whether packets pass; off for peers of other
   // makers, who do not answer them.
@@ -127,6 +127,18 @@ struct GuardSettings {
   friend bool operator==(const GuardSettings&, const GuardSettings&) = default;
 };
 
+enum class DatapathDriver : uint8_t {
+  kUser,    // espalier-espd
+  kKernel,  // XFRM
+  kAuto,    // the kernel's when it has ESP, asked once at the start
+};
+
+// How the kernel datapath finds the tunnel of a packet.
+enum class KernelRouting : uint8_t {
+  kRouteBased,   // an xfrm interface
+  kPolicyBased,  // policies on the uplink, for kernels without the interface
+};
+
 struct Config {
   Node node;
   // What counts as inside the cluster; holds every pod CIDR of the file.
@@ -143,7 +155,8 @@ struct Config {
   uint32_t replay_window = 4096;
   size_t cookie_threshold = 64;
   size_t fragment_size = 1200;
-  // The file names no other datapath than "user" yet: espalier-espd.
+  DatapathDriver datapath_driver = DatapathDriver::kUser;
+  KernelRouting kernel_routing = KernelRouting::kRouteBased;
   std::string espd_socket = "/run/espalier/espd.sock";
   // Holds base::RunDirectory and the agent's own socket, agent.sock.
   std::string run_directory = "/run/espalier";

@@ -60,6 +60,7 @@ std::vector<std::string> ConfigFields() {
       "ike.cookieThreshold",
       "ike.cryptoThreads",
       "datapath.driver",
+      "datapath.kernel.routing",
       "datapath.espdSocket",
       "datapath.replayWindow",
       "sockets.metrics",

@@ -309,7 +309,8 @@ Peer ReadPeer(const YamlNode& node, const Defaults& defaults,
   peer.child_proposals = defaults.child_proposals;
   ReadProposals("peers[].proposals", map.Get("proposals"), errors,
                 &peer.ike_proposals, &peer.child_proposals);
-  map.Bool("forceEncapsulation", &peer.force_encapsulation);
+  bool force = false;
+  if (map.Bool("forceEncapsulation", &force)) peer.force_encapsulation = force;
   std::string initiate;
   if (map.OneOf("initiate", {"auto", "always", "never"}, &initiate)) {
     peer.initiate = initiate == "auto"     ? Initiate::kAuto
@@ -403,7 +404,25 @@ void ReadIke(const YamlNode& node, ErrorList* errors, Config* out) {
 void ReadDatapath(const YamlNode& node, ErrorList* errors, Config* out) {
   const MapReader map("datapath", node, errors);
   std::string driver;
-  map.OneOf("driver", {"user"}, &driver);
+  if (map.OneOf("driver", {"user", "kernel", "auto"}, &driver)) {
+    out->datapath_driver = driver == "user"     ? DatapathDriver::kUser
+                           : driver == "kernel" ? DatapathDriver::kKernel
+                                                : DatapathDriver::kAuto;
+  }
+  if (const YamlNode* kernel = map.Get("kernel"); kernel != nullptr) {
+    const MapReader options("datapath.kernel", *kernel, errors);
+    std::string routing;
+    if (options.OneOf("routing", {"route-based", "policy-based"}, &routing)) {
+      out->kernel_routing = routing == "route-based"
+                                ? KernelRouting::kRouteBased
+                                : KernelRouting::kPolicyBased;
+    }
+    if (out->datapath_driver == DatapathDriver::kUser) {
+      errors->Add(*kernel,
+                  "datapath.kernel is there, but datapath.driver is 'user': "
+                  "expected driver 'kernel' or 'auto' with it");
+    }
+  }
   if (map.Text("espdSocket", "the path of a unix socket", &out->espd_socket) &&
       (out->espd_socket.size() > 107 ||
        !absl::StartsWith(out->espd_socket, "/"))) {

@@ -70,7 +70,7 @@ TEST(ParseConfig, ExampleIsRight) {
   const Peer& gateway = config->peers[2];
   EXPECT_EQ(gateway.identity.type, ike::Identity::Type::kIpv4);
   EXPECT_EQ(gateway.initiate, Initiate::kAlways);
-  EXPECT_FALSE(gateway.force_encapsulation);
+  EXPECT_EQ(gateway.force_encapsulation, false);
   ASSERT_THAT(gateway.ike_proposals, SizeIs(1));
   EXPECT_EQ(gateway.ike_proposals[0].cipher, crypto::Cipher::kAesCbc);
   EXPECT_THAT(gateway.ike_proposals[0].prfs,
@@ -97,7 +97,8 @@ TEST(ParseConfig, DefaultsAreTheDesigns) {
               ElementsAre(crypto::Group::kX25519));
   EXPECT_TRUE(peer.child_proposals[0].esn);
   EXPECT_EQ(peer.initiate, Initiate::kAuto);
-  EXPECT_TRUE(peer.force_encapsulation);
+  EXPECT_EQ(peer.force_encapsulation, std::nullopt);
+  EXPECT_EQ(config->datapath_driver, DatapathDriver::kUser);
   EXPECT_TRUE(config->key_log_directory.empty());
   EXPECT_EQ(std::get<PskCredential>(peer.credential).file.line, 7);
 }
