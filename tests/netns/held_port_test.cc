@@ -142,9 +142,9 @@ TEST_F(HeldPortTest, CarriesIkeBothWaysAndNothingElse) {
   for (const bool v4 : {true, false}) {
     got_.clear();
     Peer peer(v4);
-    peer.Send({0, 0, 0});                    // shorter than a marker
-    peer.Send({0, 0, 0, 0});                 // a marker and nothing
-    peer.Send({1, 2, 3, 4});                 // no marker, too short for ESP
+    peer.Send({0, 0, 0});     // shorter than a marker
+    peer.Send({0, 0, 0, 0});  // a marker and nothing
+    peer.Send({1, 2, 3, 4});  // no marker, too short for ESP
     peer.Send({0, 0, 0, 0, 7, 8, 9, 10, 11});
     ASSERT_TRUE(loop_.RunUntil([&] { return !got_.empty(); }));
     ASSERT_EQ(got_.size(), 1u);
@@ -196,7 +196,8 @@ TEST_F(HeldPortTest, KeepsNatsAwakeWithoutTheAgentOnly) {
   peer.Send({0, 0, 0, 0, 1});
   ASSERT_TRUE(loop_.RunUntil([&] { return !got_.empty(); }));
   port_->SendKeepalive(got_[0].local, got_[0].remote);
-  EXPECT_THAT(peer.Receive(), ElementsAre(0xff)) << "the one that was asked for";
+  EXPECT_THAT(peer.Receive(), ElementsAre(0xff))
+      << "the one that was asked for";
   port_.reset();
   for (int i = 0; i < 3; ++i) {
     EXPECT_THAT(peer.Receive(), ElementsAre(0xff)) << "again and again";
@@ -205,8 +206,8 @@ TEST_F(HeldPortTest, KeepsNatsAwakeWithoutTheAgentOnly) {
 
 TEST_F(HeldPortTest, AnAgentOfTheOtherModeIsToldWhy) {
   StartHolder();
-  datapath::UserDatapath user(&loop_, {.socket_path = path_,
-                                       .retry = absl::Milliseconds(50)});
+  datapath::UserDatapath user(
+      &loop_, {.socket_path = path_, .retry = absl::Milliseconds(50)});
   // Its log line has the holder's refusal; it must not count as connected.
   user.Start();
   loop_.RunUntil([] { return false; }, absl::Milliseconds(300));
