@@ -124,14 +124,16 @@ absl::Status Agent::MakeMesh() {
                      const base::IpAddress& remote, base::ByteSpan bytes) {
                 mesh_->HandleProbeUnreachable(local, remote, bytes);
               }});
-  mesh_ = std::make_unique<mesh::Mesh>(&loop_, &clock_, &ike_, datapath_->driver(),
-                                       network_.get(), probes_.get(), &random_);
-  backend_ = std::make_unique<Backend>(Backend::Parts{.loop = &loop_,
-                                                      .clock = &clock_,
-                                                      .driver = &driver_,
-                                                      .mesh = mesh_.get(),
-                                                      .datapath = datapath_.get(),
-                                                      .events = &events_});
+  mesh_ =
+      std::make_unique<mesh::Mesh>(&loop_, &clock_, &ike_, datapath_->driver(),
+                                   network_.get(), probes_.get(), &random_);
+  backend_ =
+      std::make_unique<Backend>(Backend::Parts{.loop = &loop_,
+                                               .clock = &clock_,
+                                               .driver = &driver_,
+                                               .mesh = mesh_.get(),
+                                               .datapath = datapath_.get(),
+                                               .events = &events_});
   service_ =
       std::make_unique<service::AgentService>(&loop_, backend_.get(), &events_);
   return absl::OkStatus();

@@ -69,6 +69,7 @@ TEST(StartOnlyChanges, IsWhatTheDocumentationSays) {
   b.fragment_size = b.cookie_threshold = 1;
   b.crypto_threads = 9;
   b.replay_window = 1;
+  b.guard = {.bpf = mesh::GuardBpf::kOff, .nftables = false};
   b.datapath_driver = mesh::DatapathDriver::kAuto;
   b.kernel_routing = mesh::KernelRouting::kPolicyBased;
   b.espd_socket = b.run_directory = b.state_directory = "/x";
