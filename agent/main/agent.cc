@@ -24,6 +24,7 @@ constexpr size_t kMaxWaitingJobs = 4096;
 constexpr uint16_t kIkePort = 500;
 // How soon the runtime is told once the datapath answers.
 constexpr absl::Duration kReadinessLooks = absl::Milliseconds(200);
+constexpr absl::Duration kFilesChangeTogether = absl::Milliseconds(100);
 
 ike::CoreConfig CoreConfigOf(
     const mesh::Config& config,
@@ -87,7 +88,7 @@ absl::Status Agent::Start() {
   ESPALIER_RETURN_IF_ERROR(loop_.OnSignal(SIGTERM, [this] { Stop(); }));
   ESPALIER_RETURN_IF_ERROR(loop_.OnSignal(SIGINT, [this] { Stop(); }));
   ESPALIER_RETURN_IF_ERROR(loop_.OnSignal(SIGHUP, [this] { Reload(); }));
-  ESPALIER_RETURN_IF_ERROR(loop_.WatchFile(config_path_, [this] { Reload(); }));
+  ESPALIER_RETURN_IF_ERROR(WatchFiles(config_));
   ESPALIER_RETURN_IF_ERROR(datapath_->Start([this](const base::Endpoint& local,
                                                    const base::Endpoint& remote,
                                                    base::ByteSpan bytes) {
@@ -233,6 +234,24 @@ void Agent::WatchReadiness() {
   loop_.RunAfter(kReadinessLooks, [this] { WatchReadiness(); });
 }
 
+absl::Status Agent::WatchFiles(const mesh::Config& config) {
+  std::set<std::string> paths = mesh::NamedFiles(config);
+  paths.insert(config_path_);
+  for (const std::string& path : paths) {
+    if (!watched_files_.insert(path).second) continue;
+    ESPALIER_RETURN_IF_ERROR(loop_.WatchFile(path, [this] { ReloadSoon(); }));
+  }
+  return absl::OkStatus();
+}
+
+void Agent::ReloadSoon() {
+  if (std::exchange(reload_waits_, true)) return;
+  loop_.RunAfter(kFilesChangeTogether, [this] {
+    reload_waits_ = false;
+    Reload();
+  });
+}
+
 void Agent::Reload() {
   if (stopping_) return;
   absl::StatusOr<mesh::Config> loaded = mesh::LoadConfig(config_path_);
@@ -255,6 +274,10 @@ void Agent::Reload() {
               {{"fields", absl::StrJoin(later, ", ")}});
   }
   LogWarnings(*loaded);
+  if (const absl::Status watched = WatchFiles(*loaded); !watched.ok()) {
+    base::Log(LogLevel::kWarning, "a key file's changes will need SIGHUP",
+              {{"error", watched.message()}});
+  }
   cluster->node = mesh_->node();
   cluster->drain_time = config_.timers.drain_time;
   config_.peers = std::move(loaded->peers);

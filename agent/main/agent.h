@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -59,6 +60,9 @@ class Agent {
   void SendIke(const ike::Path& path, base::ByteSpan bytes);
   void HandleMeshAction(ike::Action& action);
   void Reload();
+  // Several files that change together are one reload.
+  void ReloadSoon();
+  absl::Status WatchFiles(const mesh::Config& config);
   void WatchReadiness();
   void UpdatePodSettings();
   void Stop();
@@ -86,6 +90,8 @@ class Agent {
   std::unique_ptr<service::GrpcServer> grpc_;
   std::unique_ptr<service::HttpServer> http_;
   std::thread stopper_;
+  std::set<std::string> watched_files_;
+  bool reload_waits_ = false;
   bool stopping_ = false;
   bool was_ready_ = false;
   uint32_t pod_mtu_ = 0;

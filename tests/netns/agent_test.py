@@ -222,8 +222,7 @@ def test_wrong_key_never_comes_up(nodes):
                "a failed authentication")
     assert [t["state"] for each in nodes for t in each.tunnels()] == ["down", "down"]
     assert nodes[0].pods["pod"].ping(nodes[1].pods["pod"].ipv4) == 0
-    secret.write_text(PSK)
-    node.agent.signal(signal.SIGHUP)
+    secret.write_text(PSK)  # noticed by itself
     node.wait_for_tunnels(1, 60)
     wait_until(lambda: nodes[0].pods["pod"].ping(nodes[1].pods["pod"].ipv4) == 1, 20,
                "a ping")

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -181,6 +182,10 @@ absl::StatusOr<Config> ParseConfig(const std::string& text,
 // Reads the files that the configuration names (pre-shared keys, public keys);
 // errors as ParseConfig. A secret that others may read is refused.
 absl::Status LoadFiles(const std::string& name, Config* config);
+
+// The files that LoadFiles read: a change of one is a change of the
+// configuration.
+std::set<std::string> NamedFiles(const Config& config);
 
 // Both, for a file on disk of at most 1 MiB.
 absl::StatusOr<Config> LoadConfig(const std::string& path);

@@ -158,6 +158,21 @@ std::string RelativeTo(const std::string& from, const std::string& path) {
   return absl::StrCat(from.substr(0, slash + 1), path);
 }
 
+std::set<std::string> NamedFiles(const Config& config) {
+  std::set<std::string> paths;
+  for (const Peer& peer : config.peers) {
+    if (const auto* psk = std::get_if<PskCredential>(&peer.credential)) {
+      paths.insert(psk->file.path);
+    } else {
+      for (const FileReference& file :
+           std::get<PublicKeyCredential>(peer.credential).files) {
+        paths.insert(file.path);
+      }
+    }
+  }
+  return paths;
+}
+
 absl::Status LoadFiles(const std::string& name, Config* config) {
   ErrorList errors(name);
   const auto wrong = [&](const FileReference& file,
