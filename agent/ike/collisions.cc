@@ -99,6 +99,10 @@ void SettleChildCollision(IkeSa& sa, ChildSa& child, ChildSaId old,
         other->initiated) {
       continue;
     }
+    // The peer has deleted it, with nothing in its place: it is no rival.
+    if (other->state == ChildSa::State::kRetired && !tunnels.Replaced(*other)) {
+      continue;
+    }
     compared = true;
     if (lower_nonce < other->lower_nonce) {
       redundant = true;

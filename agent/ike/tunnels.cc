@@ -16,6 +16,8 @@ constexpr absl::Duration kOutboundLinger = absl::Seconds(1);
 // so much later the other end does.
 constexpr absl::Duration kReplacedPatience = absl::Minutes(1);
 
+constexpr absl::Duration kAgainAfterFailure = absl::Seconds(5);
+
 bool Due(const std::optional<base::Instant>& at, base::Instant now) {
   return at && *at <= now;
 }
@@ -231,8 +233,13 @@ void Tunnels::Retire(Context& ctx, ChildSa& child) {
   } else if (was_up) {
     RemoveOutbound(ctx, child);
   }
-  if (!Replaced(child)) {
-    ctx.Report(Event::Kind::kChildSaDown, peer_, child.owner, child.id, "");
+  if (Replaced(child)) return;
+  ctx.Report(Event::Kind::kChildSaDown, peer_, child.owner, child.id, "");
+  // What it was to replace still is to be rekeyed.
+  ChildSa* old = Find(child.predecessor);
+  if (old != nullptr && old->rekey_at && !Replaced(*old)) {
+    old->rekey_at = std::min(*old->rekey_at,
+                             ctx.now + ctx.Jitter(kAgainAfterFailure, 0.5));
   }
 }
 
