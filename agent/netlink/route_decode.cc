@@ -120,6 +120,7 @@ absl::StatusOr<Link> DecodeLink(base::ByteSpan payload) {
   if (!ReadStruct(&reader, &header)) return Malformed("link");
   Link link;
   link.index = header.ifi_index;
+  link.type = header.ifi_type;
   link.flags = header.ifi_flags;
   base::ByteSpan kind_data;
   bool has_netns = false;

@@ -27,7 +27,8 @@ std::string MacToString(const MacAddress& mac);  // 02:00:5e:00:53:01
 struct Link {
   int32_t index = 0;
   std::string name;
-  std::string kind;  // "veth", "tun"...; empty for hardware
+  std::string kind;   // "veth", "tun"...; empty for hardware
+  uint16_t type = 0;  // ARPHRD_*, which says what link header it has
   std::string alias;
   std::string qdisc;  // "noop": drops all, the kernel hasn't activated it
   uint32_t mtu = 0;

@@ -1,0 +1,201 @@
+#include "agent/guard/kernel_bpf_system.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/magic.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "agent/base/status_macros.h"
+#include "agent/netlink/route_client.h"
+
+namespace espalier::guard {
+namespace {
+
+// Never given twice while the machine runs, unlike a namespace's inode: what a
+// namespace that is gone has left pinned is not taken for another's.
+absl::StatusOr<uint64_t> NamespaceCookie() {
+  constexpr int kSoNetnsCookie = 71;  // Linux 5.14
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  uint64_t cookie = 0;
+  socklen_t size = sizeof(cookie);
+  const bool good = fd >= 0 && getsockopt(fd, SOL_SOCKET, kSoNetnsCookie,
+                                          &cookie, &size) == 0;
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  if (!good) {
+    return netlink::ErrnoToStatus(error, "the network namespace's cookie");
+  }
+  return cookie;
+}
+
+absl::Status MakeDirectory(const std::string& path) {
+  if (mkdir(path.c_str(), 0700) == 0 || errno == EEXIST) {
+    return absl::OkStatus();
+  }
+  return netlink::ErrnoToStatus(errno, absl::StrCat("make directory ", path));
+}
+
+absl::Status CheckBpffs(const std::string& path) {
+  struct statfs info{};
+  if (statfs(path.c_str(), &info) != 0) {
+    return netlink::ErrnoToStatus(errno, absl::StrCat("look at ", path));
+  }
+  if (static_cast<uint64_t>(info.f_type) != BPF_FS_MAGIC) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path,
+                     " is not on a bpffs, so that the guard would end with the "
+                     "agent; mount one: mount -t bpf bpf /sys/fs/bpf"));
+  }
+  return absl::OkStatus();
+}
+
+int HandleRecord(void* context, void* data, size_t size) {
+  espalier_event event{};
+  if (size < sizeof(event)) return 0;
+  std::memcpy(&event, data, sizeof(event));
+  const auto* handle =
+      *static_cast<const std::function<void(const espalier_event&)>**>(context);
+  if (handle != nullptr) (*handle)(event);
+  return 0;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<KernelBpfSystem>> KernelBpfSystem::Open(
+    const KernelBpfOptions& options) {
+  ESPALIER_ASSIGN_OR_RETURN(const uint64_t cookie, NamespaceCookie());
+  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<netlink::Socket> socket,
+                            netlink::Socket::Open());
+  const std::string own = absl::StrCat(options.pin_root, "/", cookie);
+  const std::string directory = absl::StrCat(own, "/v", ESPALIER_MAP_VERSION);
+  ESPALIER_RETURN_IF_ERROR(MakeDirectory(options.pin_root));
+  ESPALIER_RETURN_IF_ERROR(CheckBpffs(options.pin_root));
+  for (const std::string& path : {own, directory, directory + "/links"}) {
+    ESPALIER_RETURN_IF_ERROR(MakeDirectory(path));
+  }
+  return std::unique_ptr<KernelBpfSystem>(
+      new KernelBpfSystem(options, directory, std::move(socket)));
+}
+
+KernelBpfSystem::KernelBpfSystem(const KernelBpfOptions& options,
+                                 std::string directory,
+                                 std::unique_ptr<netlink::Socket> socket)
+    : options_(options),
+      directory_(std::move(directory)),
+      socket_(std::move(socket)) {}
+
+KernelBpfSystem::~KernelBpfSystem() {
+  if (ring_ != nullptr) ring_buffer__free(ring_);
+}
+
+absl::Status KernelBpfSystem::LoadCopy() {
+  Copy copy;
+  ESPALIER_ASSIGN_OR_RETURN(copy.object, BpfObject::Load(directory_));
+  for (int i = 0; i < kBpfPrograms; ++i) {
+    ESPALIER_ASSIGN_OR_RETURN(
+        copy.ids[i], ProgramId(copy.object->fd(static_cast<BpfProgram>(i))));
+  }
+  copies_.push_back(std::move(copy));
+  // The first holds the ring's map open. Where one stands that is forgotten
+  // here, it counts as old and is replaced.
+  if (copies_.size() > 3) copies_.erase(copies_.begin() + 1);
+  return absl::OkStatus();
+}
+
+absl::Status KernelBpfSystem::Load() {
+  if (copies_.empty()) ESPALIER_RETURN_IF_ERROR(LoadCopy());
+  if (!hooks_) {
+    hooks_ = options_.force_clsact || !KernelHasTcx()
+                 ? MakeClsactHooks(this, socket_.get())
+                 : MakeTcxHooks(this, directory_ + "/links");
+  }
+  if (ring_ == nullptr) {
+    ring_ = ring_buffer__new(copies_.back().object->fd(BpfMap::kEvents),
+                             HandleRecord, &handle_, nullptr);
+    if (ring_ == nullptr) {
+      return netlink::ErrnoToStatus(errno, "eBPF: open the ring of events");
+    }
+  }
+  return absl::OkStatus();
+}
+
+int KernelBpfSystem::fd(BpfProgram program) const {
+  return copies_.back().object->fd(program);
+}
+
+bool KernelBpfSystem::IsCurrent(BpfProgram program, uint32_t id) const {
+  for (const Copy& copy : copies_) {
+    if (copy.ids[static_cast<int>(program)] == id) return true;
+  }
+  return false;
+}
+
+absl::StatusOr<int> KernelBpfSystem::FreshCopy(BpfProgram program) {
+  ESPALIER_RETURN_IF_ERROR(LoadCopy());
+  return fd(program);
+}
+
+absl::StatusOr<MapContents> KernelBpfSystem::Read(BpfMap map) {
+  return copies_.back().object->Read(map);
+}
+
+absl::Status KernelBpfSystem::Update(BpfMap map, const std::string& key,
+                                     const std::string& value) {
+  return copies_.back().object->Update(map, key, value);
+}
+
+absl::Status KernelBpfSystem::Delete(BpfMap map, const std::string& key) {
+  const absl::Status status = copies_.back().object->Delete(map, key);
+  return absl::IsNotFound(status) ? absl::OkStatus() : status;
+}
+
+absl::StatusOr<espalier_counters> KernelBpfSystem::ReadCounters(uint32_t slot) {
+  return copies_.back().object->ReadCounters(slot);
+}
+
+absl::Status KernelBpfSystem::ResetCounters(uint32_t slot) {
+  return copies_.back().object->ResetCounters(slot);
+}
+
+absl::StatusOr<std::vector<netlink::Link>> KernelBpfSystem::ListLinks() {
+  return netlink::RouteClient(socket_.get()).ListLinks();
+}
+
+absl::StatusOr<Standing> KernelBpfSystem::Inspect(uint32_t ifindex,
+                                                  BpfProgram program) {
+  return hooks_->Inspect(ifindex, program);
+}
+
+absl::Status KernelBpfSystem::Attach(uint32_t ifindex, BpfProgram program) {
+  return hooks_->Attach(ifindex, program);
+}
+
+absl::Status KernelBpfSystem::Detach(uint32_t ifindex, BpfProgram program) {
+  return hooks_->Detach(ifindex, program);
+}
+
+absl::Status KernelBpfSystem::Forget(const std::vector<uint32_t>& alive) {
+  return hooks_->Forget(alive);
+}
+
+int KernelBpfSystem::events_fd() {
+  return ring_ == nullptr ? -1 : ring_buffer__epoll_fd(ring_);
+}
+
+void KernelBpfSystem::ReadEvents(
+    const std::function<void(const espalier_event&)>& handle) {
+  if (ring_ == nullptr) return;
+  handle_ = &handle;
+  ring_buffer__consume(ring_);
+  handle_ = nullptr;
+}
+
+}  // namespace espalier::guard

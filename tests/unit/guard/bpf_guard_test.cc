@@ -1,0 +1,386 @@
+#include "agent/guard/bpf_guard.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "tests/support/fake_bpf_system.h"
+#include "tests/support/manual_loop.h"
+
+namespace espalier::testing {
+namespace {
+
+using base::IpAddress;
+using base::IpPrefix;
+using guard::BpfGuard;
+using guard::BpfMap;
+using guard::DesiredGuard;
+using guard::GuardedPod;
+using guard::GuardProblem;
+using guard::InsideBlock;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr char kPod[] = "esp0123456789a";
+
+class BpfGuardTest : public ::testing::Test {
+ protected:
+  BpfGuardTest() {
+    loopback_ = kernel_.AddLink("lo", "", ARPHRD_LOOPBACK);
+    uplink_ = kernel_.AddLink("eth0", "");
+    tunnel_ = kernel_.AddLink("espalier0", "tun", ARPHRD_NONE);
+    pod_ = kernel_.AddLink(kPod);
+    desired_.tunnel_interface = "espalier0";
+    desired_.pods = {Pod(kPod, "10.244.1.5")};
+    desired_.inside = {
+        InsideBlock::Pods(IpPrefix::Parse("10.244.0.0/16").value()),
+        InsideBlock::PlaintextPods(IpPrefix::Parse("10.244.2.240/28").value())};
+    desired_.own_addresses = {IpAddress::Parse("192.0.2.1").value()};
+    desired_.in_sync = true;
+    Start();
+  }
+
+  static GuardedPod Pod(const std::string& interface,
+                        const std::string& address,
+                        base::Mode mode = base::Mode::kRequired) {
+    return {.host_interface = interface,
+            .addresses = {IpAddress::Parse(address).value()},
+            .mac = {2, 0, 0, 0, 0, 5},
+            .mode = mode,
+            .name = "shop/" + interface};
+  }
+
+  // A new agent on the same kernel.
+  void Start() {
+    guard_.reset();
+    auto system = std::make_unique<FakeBpfSystem>(&kernel_);
+    system_ = system.get();
+    guard_ = std::make_unique<BpfGuard>(&loop_, &loop_, std::move(system),
+                                        nullptr, guard::BpfGuardOptions());
+    guard_->OnRepair(
+        [this](const GuardProblem& p) { repairs_.push_back(p.item); });
+    guard_->OnDrop([this](const guard::DropEvent& d) { drops_.push_back(d); });
+  }
+  int life() const { return kernel_.lives; }
+  espalier_pod PodEntry(uint32_t ifindex) {
+    return guard::FromBytes<espalier_pod>(
+        kernel_.maps[BpfMap::kPods][guard::ToBytes(ifindex)]);
+  }
+  espalier_config Config() {
+    return guard::FromBytes<espalier_config>(
+        kernel_.maps[BpfMap::kConfig][guard::ToBytes(uint32_t{0})]);
+  }
+
+  ManualLoop loop_;
+  FakeBpfKernel kernel_;
+  DesiredGuard desired_;
+  FakeBpfSystem* system_ = nullptr;
+  std::unique_ptr<BpfGuard> guard_;
+  std::vector<std::string> repairs_;
+  std::vector<guard::DropEvent> drops_;
+  uint32_t loopback_ = 0, uplink_ = 0, tunnel_ = 0, pod_ = 0;
+};
+
+TEST_F(BpfGuardTest, StandsOnEveryDeviceByItsPart) {
+  guard_->SetDesired(desired_);
+  EXPECT_THAT(guard_->Problems(), IsEmpty());
+  EXPECT_THAT(kernel_.Hook(pod_, "from_pod"), ElementsAre(life()));
+  EXPECT_THAT(kernel_.Hook(pod_, "to_pod"), ElementsAre(life()));
+  EXPECT_THAT(kernel_.Hook(pod_, "uplink_out"), IsEmpty());
+  EXPECT_THAT(kernel_.Hook(uplink_, "uplink_in"), ElementsAre(life()));
+  EXPECT_THAT(kernel_.Hook(uplink_, "uplink_out"), ElementsAre(life()));
+  EXPECT_THAT(kernel_.Hook(tunnel_, "uplink_out"), IsEmpty());
+  EXPECT_THAT(kernel_.Hook(loopback_, "uplink_out"), IsEmpty());
+  EXPECT_EQ(Config().tunnel_ifindex, tunnel_);
+  EXPECT_EQ(Config().flags, ESPALIER_CONFIG_IN_SYNC);
+  EXPECT_EQ(kernel_.maps[BpfMap::kBlocks4].size(), 3u);
+}
+
+TEST_F(BpfGuardTest, NewDevicesAreGuarded) {
+  guard_->SetDesired(desired_);
+  const uint32_t second = kernel_.AddLink("eth1", "");
+  const uint32_t vxlan = kernel_.AddLink("vxlan0", "vxlan");
+  loop_.Advance(absl::Seconds(2));
+  for (const uint32_t device : {second, vxlan}) {
+    EXPECT_THAT(kernel_.Hook(device, "uplink_out"), ElementsAre(life()));
+    EXPECT_THAT(kernel_.Hook(device, "uplink_in"), ElementsAre(life()));
+  }
+  EXPECT_THAT(repairs_, IsEmpty()) << "nobody took anything away";
+}
+
+TEST_F(BpfGuardTest, ConfigurationSaysInSyncLast) {
+  guard_->SetDesired(desired_);
+  ASSERT_FALSE(kernel_.journal.empty());
+  size_t config = 0;
+  for (size_t i = 0; i < kernel_.journal.size(); ++i) {
+    if (kernel_.journal[i] == "write esp_config") config = i;
+  }
+  for (size_t i = config; i < kernel_.journal.size(); ++i) {
+    EXPECT_THAT(kernel_.journal[i], ::testing::Not(HasSubstr("blocks")));
+  }
+}
+
+TEST_F(BpfGuardTest, ALossIsMadeGoodAndTold) {
+  guard_->SetDesired(desired_);
+  kernel_.Hook(pod_, "from_pod").clear();
+  kernel_.Hook(uplink_, "uplink_out")
+      .insert(kernel_.Hook(uplink_, "uplink_out").begin(), 0);
+  loop_.Advance(absl::Seconds(2));
+  EXPECT_THAT(kernel_.Hook(pod_, "from_pod"), ElementsAre(life()));
+  EXPECT_THAT(kernel_.Hook(uplink_, "uplink_out"), ElementsAre(life(), 0));
+  EXPECT_THAT(repairs_,
+              ::testing::UnorderedElementsAre(
+                  "from_pod on " + std::string(kPod), "uplink_out on eth0"));
+  repairs_.clear();
+  loop_.Advance(absl::Seconds(5));
+  EXPECT_THAT(repairs_, IsEmpty()) << "told once";
+}
+
+TEST_F(BpfGuardTest, AnEntryChangedByHandIsMadeGoodAndTold) {
+  guard_->SetDesired(desired_);
+  const guard::MapContents before = kernel_.maps[BpfMap::kPods];
+  kernel_.maps[BpfMap::kPods].begin()->second[54] = ESPALIER_MODE_DISABLED;
+  ASSERT_NE(kernel_.maps[BpfMap::kPods], before);
+  kernel_.maps[BpfMap::kBlocks4].clear();
+  loop_.Advance(absl::Seconds(32));
+  EXPECT_EQ(kernel_.maps[BpfMap::kPods], before);
+  EXPECT_EQ(kernel_.maps[BpfMap::kBlocks4].size(), 3u);
+  EXPECT_FALSE(repairs_.empty());
+}
+
+TEST_F(BpfGuardTest, ARestartedAgentReplacesProgramsAndKeepsTheRest) {
+  guard_->SetDesired(desired_);
+  const auto maps = kernel_.maps;
+  Start();
+  EXPECT_EQ(kernel_.Hook(pod_, "from_pod"), std::vector<int>{life() - 1})
+      << "with the agent gone its programs stand";
+  DesiredGuard nothing;  // what a fresh agent knows
+  guard_->SetDesired(nothing);
+  EXPECT_EQ(kernel_.maps, maps) << "nothing that stands is removed";
+  guard_->SetDesired(desired_);
+  EXPECT_EQ(kernel_.maps, maps);
+  EXPECT_THAT(kernel_.Hook(pod_, "from_pod"), ElementsAre(life()));
+  EXPECT_THAT(kernel_.Hook(tunnel_, "uplink_out"), IsEmpty());
+  EXPECT_THAT(repairs_, IsEmpty());
+}
+
+TEST_F(BpfGuardTest, NothingIsWeakenedBeforeTheAgentIsInSync) {
+  guard_->SetDesired(desired_);
+  Start();
+  DesiredGuard weaker = desired_;
+  weaker.in_sync = false;
+  weaker.pods[0].mode = base::Mode::kDisabled;
+  weaker.inside.push_back(
+      InsideBlock::PlaintextPods(IpPrefix::Parse("10.244.3.240/28").value()));
+  weaker.inside[0] =
+      InsideBlock::PodsWithoutAgent(IpPrefix::Parse("10.244.0.0/16").value());
+  const auto maps = kernel_.maps;
+  guard_->SetDesired(weaker);
+  EXPECT_EQ(kernel_.maps, maps);
+  weaker.in_sync = true;
+  guard_->SetDesired(weaker);
+  EXPECT_EQ(PodEntry(pod_).mode, ESPALIER_MODE_DISABLED);
+  EXPECT_EQ(kernel_.maps[BpfMap::kBlocks4].size(), 4u);
+}
+
+TEST_F(BpfGuardTest, StrengtheningNeedsNoSync) {
+  desired_.pods[0].mode = base::Mode::kPreferred;
+  guard_->SetDesired(desired_);
+  Start();
+  desired_.in_sync = false;
+  desired_.pods[0].mode = base::Mode::kRequired;
+  guard_->SetDesired(desired_);
+  EXPECT_EQ(PodEntry(pod_).mode, ESPALIER_MODE_REQUIRED);
+}
+
+TEST_F(BpfGuardTest, AFreshNodeIsNotInSync) {
+  desired_.in_sync = false;
+  guard_->SetDesired(desired_);
+  EXPECT_EQ(Config().flags & ESPALIER_CONFIG_IN_SYNC, 0u);
+  EXPECT_EQ(PodEntry(pod_).mode, ESPALIER_MODE_REQUIRED);
+}
+
+TEST_F(BpfGuardTest, ProtectsAPodBeforeAnybodyWantsIt) {
+  guard_->SetDesired(desired_);
+  const uint32_t fresh = kernel_.AddLink("esp00000000001");
+  ASSERT_TRUE(guard_->Protect(Pod("esp00000000001", "10.244.1.6")).ok());
+  EXPECT_THAT(kernel_.Hook(fresh, "from_pod"), ElementsAre(life()));
+  EXPECT_THAT(kernel_.Hook(fresh, "to_pod"), ElementsAre(life()));
+  EXPECT_NE(PodEntry(fresh).slot, PodEntry(pod_).slot);
+  EXPECT_EQ(kernel_.maps[BpfMap::kAddresses].size(), 2u);
+  // A SetDesired that was made before knows nothing of it.
+  guard_->SetDesired(desired_);
+  EXPECT_TRUE(kernel_.maps[BpfMap::kPods].contains(guard::ToBytes(fresh)));
+  EXPECT_THAT(kernel_.Hook(fresh, "uplink_in"), IsEmpty());
+  kernel_.RemoveLink(fresh);
+  guard_->SetDesired(desired_);
+  EXPECT_FALSE(kernel_.maps[BpfMap::kPods].contains(guard::ToBytes(fresh)));
+  EXPECT_EQ(kernel_.maps[BpfMap::kAddresses].size(), 1u);
+}
+
+TEST_F(BpfGuardTest, ProtectOfNothingFails) {
+  EXPECT_TRUE(absl::IsNotFound(guard_->Protect(Pod("esp00000000009", "::1"))));
+}
+
+// The device outlives the pod for a moment; it never becomes an uplink, where
+// whatever comes in would count as the wire.
+TEST_F(BpfGuardTest, ADeviceThatWasAPodsStaysOne) {
+  kernel_.links[pod_].name = "some-veth";
+  desired_.pods[0].host_interface = "some-veth";
+  guard_->SetDesired(desired_);
+  desired_.pods.clear();
+  guard_->SetDesired(desired_);
+  EXPECT_TRUE(kernel_.maps[BpfMap::kPods].empty());
+  EXPECT_THAT(kernel_.Hook(pod_, "from_pod"), ElementsAre(life()));
+  EXPECT_THAT(kernel_.Hook(pod_, "uplink_in"), IsEmpty());
+}
+
+TEST_F(BpfGuardTest, APodsInterfaceThatNobodyNamedIsGuardedAndDrops) {
+  desired_.pods.clear();
+  guard_->SetDesired(desired_);
+  EXPECT_THAT(kernel_.Hook(pod_, "from_pod"), ElementsAre(life()));
+  EXPECT_TRUE(kernel_.maps[BpfMap::kPods].empty());
+}
+
+TEST_F(BpfGuardTest, TheTunnelMayComeLaterAndComeAnew) {
+  kernel_.RemoveLink(tunnel_);
+  guard_->SetDesired(desired_);
+  EXPECT_EQ(Config().tunnel_ifindex, 0u);
+  const uint32_t anew = kernel_.AddLink("espalier0", "tun", ARPHRD_NONE);
+  loop_.Advance(absl::Seconds(2));
+  EXPECT_EQ(Config().tunnel_ifindex, anew);
+  EXPECT_THAT(kernel_.Hook(anew, "uplink_out"), IsEmpty());
+}
+
+TEST_F(BpfGuardTest, SlotsStayWithTheirPods) {
+  guard_->SetDesired(desired_);
+  const uint32_t slot = PodEntry(pod_).slot;
+  kernel_.counters[slot].packets[ESPALIER_V_SENT] = 7;
+  Start();
+  kernel_.AddLink("esp00000000000");
+  desired_.pods.insert(desired_.pods.begin(),
+                       Pod("esp00000000000", "10.244.1.4"));
+  guard_->SetDesired(desired_);
+  EXPECT_EQ(PodEntry(pod_).slot, slot);
+  const auto counts = guard_->Counters();
+  ASSERT_EQ(counts.size(), 1u);
+  EXPECT_EQ(counts[0].interface, kPod);
+  EXPECT_EQ(counts[0].pod, "shop/" + std::string(kPod));
+  EXPECT_EQ(counts[0].verdict, "sent");
+  EXPECT_EQ(counts[0].packets, 7u);
+}
+
+TEST_F(BpfGuardTest, MorePodsThanThereIsRoomAreTold) {
+  desired_.pods.clear();
+  for (int i = 0; i < ESPALIER_MAX_PODS; ++i) {
+    const std::string name = absl::StrCat("veth", i);
+    kernel_.AddLink(name);
+    desired_.pods.push_back(
+        Pod(name, absl::StrCat("10.244.", i / 250, ".", i % 250 + 1)));
+  }
+  guard_->SetDesired(desired_);
+  EXPECT_EQ(kernel_.maps[BpfMap::kPods].size(), size_t{ESPALIER_MAX_PODS - 1});
+  ASSERT_EQ(guard_->Problems().size(), 1u);
+  EXPECT_THAT(guard_->Problems()[0].status.message(), HasSubstr("no room"));
+}
+
+TEST_F(BpfGuardTest, TwoAddressesOfAFamilyAreTold) {
+  desired_.pods[0].addresses.push_back(IpAddress::Parse("10.244.1.9").value());
+  guard_->SetDesired(desired_);
+  ASSERT_EQ(guard_->Problems().size(), 1u);
+  EXPECT_TRUE(kernel_.maps[BpfMap::kPods].empty()) << "its packets are dropped";
+}
+
+TEST_F(BpfGuardTest, TellsOfDrops) {
+  guard_->SetDesired(desired_);
+  espalier_event event{};
+  event.verdict = ESPALIER_V_LEAK_FROM_POD;
+  event.hook = ESPALIER_HOOK_UPLINK_OUT;
+  event.family = 4;
+  event.source = guard::ToBpfAddress(IpAddress::Parse("10.244.1.5").value());
+  event.destination =
+      guard::ToBpfAddress(IpAddress::Parse("10.244.2.5").value());
+  event.ifindex = uplink_;
+  event.input_ifindex = pod_;
+  event.slot = PodEntry(pod_).slot;
+  event.source_port = 1;
+  event.suppressed = 3;
+  system_->AddEvent(event);
+  loop_.PollAll();
+  ASSERT_EQ(drops_.size(), 1u);
+  EXPECT_EQ(drops_[0].guard, "bpf");
+  EXPECT_EQ(drops_[0].hook, "uplink_out");
+  EXPECT_EQ(drops_[0].verdict, "leak_from_pod");
+  EXPECT_EQ(drops_[0].interface, "eth0");
+  EXPECT_EQ(drops_[0].input_interface, kPod);
+  EXPECT_EQ(drops_[0].pod, "shop/" + std::string(kPod));
+  EXPECT_EQ(drops_[0].source->ToString(), "10.244.1.5");
+  EXPECT_EQ(drops_[0].destination->ToString(), "10.244.2.5");
+  EXPECT_EQ(drops_[0].suppressed, 3u);
+}
+
+// Each call fails once in turn; what follows converges all the same.
+TEST_F(BpfGuardTest, AnyCallMayFail) {
+  guard_->SetDesired(desired_);
+  const auto maps = kernel_.maps;
+  const auto hooks = kernel_.hooks;
+  bool ran_out = false;
+  for (uint64_t n = 1; !ran_out; ++n) {
+    ASSERT_LT(n, 500u);
+    kernel_.maps.clear();
+    kernel_.hooks.clear();
+    kernel_.lives = 0;
+    Start();
+    system_->FailCall(n);
+    guard_->SetDesired(desired_);
+    ran_out = !system_->has_failed();
+    if (!ran_out) {
+      EXPECT_FALSE(guard_->Problems().empty()) << "call " << n;
+      // In sync only when all stands.
+      if (kernel_.maps[BpfMap::kBlocks4] != maps.at(BpfMap::kBlocks4)) {
+        EXPECT_EQ(Config().flags & ESPALIER_CONFIG_IN_SYNC, 0u) << "call " << n;
+      }
+    }
+    loop_.Advance(absl::Seconds(2));
+    EXPECT_THAT(guard_->Problems(), IsEmpty()) << "call " << n;
+    EXPECT_EQ(kernel_.maps, maps) << "call " << n;
+    for (const auto& [hook, programs] : hooks) {
+      EXPECT_EQ(kernel_.hooks[hook], programs) << "call " << n;
+    }
+  }
+}
+
+TEST_F(BpfGuardTest, AnyCallOfProtectMayFail) {
+  bool ran_out = false;
+  for (uint64_t n = 1; !ran_out; ++n) {
+    ASSERT_LT(n, 100u);
+    kernel_.maps.clear();
+    kernel_.hooks.clear();
+    Start();
+    guard_->SetDesired(desired_);
+    const uint32_t fresh = kernel_.AddLink("esp00000000001");
+    system_->FailCall(n);
+    const GuardedPod pod = Pod("esp00000000001", "10.244.1.6");
+    const absl::Status first = guard_->Protect(pod);
+    ran_out = !system_->has_failed();
+    EXPECT_EQ(first.ok(), ran_out) << "call " << n;
+    if (!first.ok()) {
+      EXPECT_TRUE(guard_->Protect(pod).ok()) << "call " << n;
+    }
+    EXPECT_TRUE(kernel_.maps[BpfMap::kPods].contains(guard::ToBytes(fresh)));
+    EXPECT_THAT(kernel_.Hook(fresh, "from_pod"), ElementsAre(life()));
+    kernel_.RemoveLink(fresh);
+  }
+}
+
+TEST(LooksLikePodInterfaceTest, ByItsName) {
+  EXPECT_TRUE(guard::LooksLikePodInterface(kPod));
+  EXPECT_FALSE(guard::LooksLikePodInterface("espalier0"));
+  EXPECT_FALSE(guard::LooksLikePodInterface("esp0123456789"));
+  EXPECT_FALSE(guard::LooksLikePodInterface("esp0123456789x"));
+}
+
+}  // namespace
+}  // namespace espalier::testing
