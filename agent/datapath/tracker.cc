@@ -229,6 +229,7 @@ void Tracker::Refresh(Done done) {
       return;
     }
     tracker->HandleSas(installed, *sas);
+    if (tracker->events_.refreshed) tracker->events_.refreshed();
     tracker->datapath_->ListPolicies(
         [self, connection, done](absl::StatusOr<std::vector<Policy>> policies) {
           Tracker* const alive = *self;

@@ -55,6 +55,8 @@ class Tracker {
     std::function<void(const SaKey&, bool hard)> expired;
     std::function<void(const SaKey&)> inbound_seen;
     std::function<void(base::Reqid)> acquire;
+    // Counters were read anew.
+    std::function<void()> refreshed;
     // An SA that was installed is no longer there: the backend was restarted,
     // or somebody removed it. Its key must never be installed again.
     std::function<void(const TrackedSa&)> vanished;

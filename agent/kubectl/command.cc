@@ -40,6 +40,7 @@ struct Options {
   Format format = Format::kTable;
   std::string peer;
   bool ike = false;
+  bool protocol50 = false;
 };
 
 class Client {
@@ -125,12 +126,17 @@ class Client {
   int Rekey() {
     v1::RekeyRequest request;
     request.set_peer(options_.peer);
-    request.set_what(options_.ike ? v1::RekeyRequest::WHAT_IKE
-                                  : v1::RekeyRequest::WHAT_CHILD);
+    request.set_what(options_.protocol50 ? v1::RekeyRequest::WHAT_PROTOCOL50
+                     : options_.ike      ? v1::RekeyRequest::WHAT_IKE
+                                         : v1::RekeyRequest::WHAT_CHILD);
     v1::RekeyResponse response;
     const int code = Ask(&v1::Agent::Stub::Rekey, request, &response);
     if (code != kExitOk) return code;
     Print(response, [&](bool) {
+      if (options_.protocol50) {
+        return absl::StrCat("Trying protocol 50 again with ", options_.peer,
+                            ".\n");
+      }
       return absl::StrCat("Rekeying the ", options_.ike ? "IKE_SA" : "ESP SAs",
                           " with ", options_.peer, ".\n");
     });
@@ -232,7 +238,12 @@ int RunCommand(const std::vector<std::string>& arguments, std::ostream& out,
   CLI::App* rekey =
       add("rekey", "Begins a rekey of a tunnel now", &Client::Rekey);
   rekey->add_option("PEER", options.peer, "The peer's name")->required();
-  rekey->add_flag("--ike", options.ike, "The IKE_SA and not the ESP SAs");
+  CLI::Option* ike =
+      rekey->add_flag("--ike", options.ike, "The IKE_SA and not the ESP SAs");
+  rekey
+      ->add_flag("--protocol50", options.protocol50,
+                 "A new tunnel without UDP, after a fallback to UDP 4500")
+      ->excludes(ike);
   add("watch", "Prints what happens until it is interrupted", &Client::Watch);
   try {
     // CLI11 wants them in reverse.

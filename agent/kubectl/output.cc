@@ -25,6 +25,8 @@ std::string Seconds(const google::protobuf::Duration& duration) {
   return HumanSeconds(duration.seconds());
 }
 
+constexpr char kFellBack[] = "protocol 50 does not pass: fell back to UDP 4500";
+
 const char* YesNo(bool value) { return value ? "yes" : "no"; }
 
 std::string Traffic(const v1::Counters& counters) {
@@ -188,7 +190,8 @@ std::string TunnelsText(const v1::ListTunnelsResponse& tunnels, bool wide) {
                  {YesNo(t.encapsulated()), absl::StrCat(t.mtu()), t.probe(),
                   t.identity(), Join(t.addresses()), Join(t.pod_cidrs())});
     }
-    row.push_back(t.problem());
+    row.push_back(t.problem().empty() && t.fell_back() ? kFellBack
+                                                       : t.problem());
     table.Add(std::move(row));
   }
   return tunnels.tunnels().empty() ? "No peers are configured.\n"
@@ -204,7 +207,9 @@ std::string TunnelText(const v1::Tunnel& t) {
        {"Addresses", Join(t.addresses())},
        {"Pod CIDRs", Join(t.pod_cidrs())},
        {"Suite", t.suite()},
-       {"ESP in UDP", YesNo(t.encapsulated())},
+       {"ESP in UDP", t.fell_back() ? absl::StrCat(YesNo(t.encapsulated()),
+                                                   " (", kFellBack, ")")
+                                    : YesNo(t.encapsulated())},
        {"MTU", absl::StrCat(t.mtu())},
        {"Packets came in", YesNo(t.inbound_seen())},
        {"Probe", ProbeText(t)},

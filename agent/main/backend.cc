@@ -102,6 +102,7 @@ v1::Tunnel ToTunnel(const mesh::PeerStatus& peer, base::Instant now) {
     tunnel.set_encapsulated(peer.sas.back().encapsulated);
   }
   tunnel.set_inbound_seen(peer.inbound_seen);
+  tunnel.set_fell_back(peer.fell_back);
   tunnel.set_probe(mesh::ProbeVerdictName(peer.probe.verdict));
   if (peer.probe.last_answer) {
     SetDuration(now - *peer.probe.last_answer,
@@ -257,6 +258,7 @@ void Backend::GetStatus(Done<v1::AgentStatus> done) {
     status.set_datapath(parts_.datapath->driver()->name());
     status.set_tunnel_interface(parts_.datapath->driver()->tunnel_interface());
     for (const mesh::PeerStatus& peer : parts_.mesh->Peers()) {
+      if (peer.state == mesh::TunnelState::kIdle) continue;
       status.set_tunnels_wanted(status.tunnels_wanted() + 1);
       if (Flows(peer.state)) status.set_tunnels_up(status.tunnels_up() + 1);
     }
@@ -338,7 +340,17 @@ void Backend::Rekey(const v1::RekeyRequest& request,
     done(peer.status());
     return;
   }
+  if (request.what() == v1::RekeyRequest::WHAT_PROTOCOL50) {
+    const absl::Status status = parts_.mesh->ReturnToProtocol50(peer->id);
+    if (!status.ok()) {
+      done(status);
+    } else {
+      done(v1::RekeyResponse());
+    }
+    return;
+  }
   if (peer->state == mesh::TunnelState::kDown ||
+      peer->state == mesh::TunnelState::kIdle ||
       peer->state == mesh::TunnelState::kAdopted) {
     done(absl::FailedPreconditionError(
         absl::StrCat("the tunnel with ", peer->name, " is ",
@@ -366,8 +378,10 @@ void Backend::TakeMetrics(std::function<void(service::MetricsSnapshot)> done) {
       snapshot->tunnels.push_back(
           {peer.name, Flows(peer.state), peer.inbound, peer.outbound,
            peer.probe.sent, peer.probe.answered, peer.probe.round_trip,
-           peer.state == mesh::TunnelState::kNoPackets});
+           peer.state == mesh::TunnelState::kNoPackets,
+           peer.state != mesh::TunnelState::kIdle, peer.fell_back});
     }
+    snapshot->fallbacks = parts_.mesh->fallbacks();
     snapshot->ike = parts_.driver->core().counters();
     snapshot->ike_rekeys = ike_rekeys_;
     snapshot->child_rekeys = child_rekeys_;

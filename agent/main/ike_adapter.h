@@ -31,6 +31,18 @@ class IkeAdapter : public mesh::IkeControl {
     driver_->core().StopEstablishing(driver_->Now(), peer);
     driver_->WakeSoon();
   }
+  void Delete(ike::PeerId peer) override {
+    driver_->core().Delete(driver_->Now(), peer);
+    driver_->WakeSoon();
+  }
+  void Reestablish(ike::PeerId peer) override {
+    driver_->core().Reestablish(driver_->Now(), peer);
+    driver_->WakeSoon();
+  }
+  void HandleInboundTraffic(ike::PeerId peer) override {
+    driver_->core().HandleInboundTraffic(driver_->Now(), peer);
+    driver_->WakeSoon();
+  }
   void RekeyChildSa(ike::PeerId peer) override {
     driver_->core().RekeyChildSa(driver_->Now(), peer);
     driver_->WakeSoon();

@@ -65,6 +65,8 @@ absl::StatusOr<Cluster> ClusterFromConfig(const Config& config) {
   cluster.plaintext_path = config.plaintext_path;
   cluster.grace = config.timers.grace;
   cluster.drain_time = config.timers.drain_time;
+  cluster.on_demand = config.on_demand;
+  cluster.idle_time = config.timers.idle;
   for (const Peer& peer : config.peers) {
     PeerSpec spec{.name = peer.name,
                   .identity = peer.identity,

@@ -56,6 +56,9 @@ struct Cluster {
   std::vector<PeerSpec> peers;
   // How long the end that does not begin waits for the other.
   absl::Duration grace = absl::Seconds(10);
+  // Tunnels come with the first packet, and go after `idle_time` without one.
+  bool on_demand = false;
+  absl::Duration idle_time = absl::Minutes(10);
   // How long an old SA stays once its successor carries traffic.
   absl::Duration drain_time = absl::Seconds(5);
 };

@@ -20,7 +20,14 @@ class IkeControl {
   // `at_once`: also where the peer would begin (DESIGN 3).
   virtual void Establish(ike::PeerId peer, bool at_once) = 0;
   virtual void StopEstablishing(ike::PeerId peer) = 0;
+  // Closes its IKE_SA and CHILD_SAs, with a Delete on the wire.
+  virtual void Delete(ike::PeerId peer) = 0;
+  // A new IKE_SA by the configuration as it is now, in place of the one there
+  // is, which stays until the new one carries the traffic.
+  virtual void Reestablish(ike::PeerId peer) = 0;
   virtual void RekeyChildSa(ike::PeerId peer) = 0;
+  // ESP packets of that peer came in: it is alive.
+  virtual void HandleInboundTraffic(ike::PeerId peer) = 0;
   virtual void HandleDatapathDone(ike::DatapathOpId op,
                                   absl::Status status) = 0;
   virtual void HandleInboundSeen(base::Spi spi) = 0;

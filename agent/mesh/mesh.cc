@@ -76,6 +76,8 @@ const char* TunnelStateName(TunnelState state) {
       return "up";
     case TunnelState::kNoPackets:
       return "no-packets";
+    case TunnelState::kIdle:
+      return "idle";
     case TunnelState::kAdopted:
       return "adopted";
   }
@@ -99,6 +101,7 @@ Mesh::Mesh(base::EventLoop* loop, base::Clock* clock, IkeControl* ike,
   };
   events.inbound_seen = [this](const SaKey& key) { HandleInboundSeen(key); };
   events.acquire = [this](base::Reqid reqid) { HandleAcquire(reqid); };
+  events.refreshed = [this] { HandleRefreshed(); };
   events.vanished = [this](const TrackedSa& sa) { HandleVanished(sa); };
   tracker_.SetEvents(std::move(events));
 }
@@ -146,10 +149,14 @@ Mesh::PeerState* Mesh::Find(ike::PeerId id) {
 }
 
 Mesh::PeerState* Mesh::FindByReqid(base::Reqid reqid) {
-  for (const auto& [id, peer] : peers_) {
-    if (peer->reqid == reqid) return peer.get();
-  }
-  return nullptr;
+  const auto found = by_reqid_.find(reqid);
+  return found == by_reqid_.end() ? nullptr : found->second;
+}
+
+Mesh::PeerState* Mesh::OwnerOf(const SaKey& key) {
+  const auto tracked = tracker_.sas().find(key);
+  return tracked == tracker_.sas().end() ? nullptr
+                                         : FindByReqid(tracked->second.reqid);
 }
 
 Mesh::Child* Mesh::FindChild(PeerState* peer, const SaKey& key) {
@@ -280,7 +287,10 @@ TunnelState Mesh::StateOf(const PeerState& peer) const {
   }
   const TunnelState before =
       left_in && left_out ? TunnelState::kAdopted : TunnelState::kDown;
-  if (!peer.installed()) return before;
+  if (!peer.installed()) {
+    const bool idle = cluster_.on_demand && !peer.wanted && peer.configured;
+    return before == TunnelState::kDown && idle ? TunnelState::kIdle : before;
+  }
   switch (prober_.Verdict(peer.id)) {
     case ProbeVerdict::kOff:
     case ProbeVerdict::kPassing:
@@ -294,9 +304,17 @@ TunnelState Mesh::StateOf(const PeerState& peer) const {
 }
 
 void Mesh::UpdateState(PeerState* peer) {
-  if (!peer->installed()) prober_.Stop(peer->id);
+  if (!peer->installed()) {
+    prober_.Stop(peer->id);
+    peer->last_used.reset();
+  } else {
+    peer->wanted = false;
+    if (!peer->last_used) peer->last_used = clock_->Now();
+  }
   const TunnelState state = StateOf(*peer);
-  if (state == TunnelState::kUp) peer->problem.clear();
+  if (state == TunnelState::kUp || state == TunnelState::kIdle) {
+    peer->problem.clear();
+  }
   if (state == TunnelState::kNoPackets) {
     peer->problem = prober_.Status(peer->id).reason;
   }
@@ -314,18 +332,13 @@ void Mesh::UpdateState(PeerState* peer) {
   network_changed_ = true;
 }
 
-void Mesh::HandleProbeVerdict(ike::PeerId id) {
-  Work work(this);
-  PeerState* const peer = Find(id);
-  if (peer != nullptr) UpdateState(peer);
-}
-
 void Mesh::HandleReady() {
   Work work(this);
   Adopt();
   for (const auto& [id, peer] : peers_) {
-    if (peer->configured && peer->spec.initiate != Initiate::kNever) {
-      ike_->Establish(id, /*at_once=*/false);
+    if (!cluster_.on_demand && peer->configured &&
+        peer->spec.initiate != Initiate::kNever) {
+      Wish(peer.get(), /*at_once=*/false);
     }
   }
   network_changed_ = true;  // the interface may have a name only now
@@ -361,22 +374,30 @@ void Mesh::Adopt() {
     if (peer->installed()) continue;
     base::Log(LogLevel::kInfo, "SAs adopted",
               {{"peer", peer->spec.name}, {"count", peer->left_over.size()}});
+    // A restart must not undo a fallback: for seconds nothing would pass.
+    const bool in_udp = std::ranges::any_of(
+        peer->left_over,
+        [&](const SaKey& key) { return tracker_.sas().at(key).encapsulated; });
+    if (in_udp && !peer->spec.force_encapsulation && !peer->fell_back_at) {
+      base::Log(LogLevel::kInfo, "ESP stays in UDP, as before this start",
+                {{"peer", peer->spec.name}});
+      peer->fell_back_at = clock_->Now();
+      ConfigurePeer(peer);
+    }
     if (peer->spec.initiate == Initiate::kNever) continue;
-    ike_->Establish(peer->id, /*at_once=*/true);
+    Wish(peer, /*at_once=*/true);
   }
 }
 
 void Mesh::HandleInboundSeen(const SaKey& key) {
   Work work(this);
-  for (const auto& [id, peer] : peers_) {
-    Child* const child = FindChild(peer.get(), key);
-    if (child == nullptr) continue;
-    child->seen = true;
-    DropLeftOversLater(peer.get(), /*inbound=*/true);
-    if (std::exchange(child->core_asks, false)) {
-      ike_->HandleInboundSeen(key.spi);
-    }
-    return;
+  PeerState* const peer = OwnerOf(key);
+  Child* const child = peer == nullptr ? nullptr : FindChild(peer, key);
+  if (child == nullptr) return;
+  child->seen = true;
+  DropLeftOversLater(peer, /*inbound=*/true);
+  if (std::exchange(child->core_asks, false)) {
+    ike_->HandleInboundSeen(key.spi);
   }
 }
 
@@ -407,44 +428,29 @@ void Mesh::DropLeftOversLater(PeerState* peer, bool inbound) {
 
 void Mesh::HandleExpired(const SaKey& key, bool hard) {
   Work work(this);
-  for (const auto& [id, peer] : peers_) {
-    if (FindChild(peer.get(), key) != nullptr) {
-      ike_->HandleSaExpired(key, hard);
-      return;
-    }
-    if (hard && peer->left_over.contains(key)) {
-      Retire(peer.get(), key);
-      tracker_.RemoveSa(key, nullptr);
-      UpdateState(peer.get());
-      return;
-    }
+  PeerState* const peer = OwnerOf(key);
+  if (peer == nullptr) return;
+  if (FindChild(peer, key) != nullptr) {
+    ike_->HandleSaExpired(key, hard);
+  } else if (hard && peer->left_over.contains(key)) {
+    Retire(peer, key);
+    tracker_.RemoveSa(key, nullptr);
+    UpdateState(peer);
   }
 }
 
 void Mesh::HandleVanished(const TrackedSa& sa) {
   Work work(this);
-  for (const auto& [id, peer] : peers_) {
-    const bool of_core = FindChild(peer.get(), sa.key) != nullptr;
-    if (!of_core && !peer->left_over.contains(sa.key)) continue;
-    Retire(peer.get(), sa.key);
-    peer->problem =
-        absl::StrCat("SA ", sa.key.ToString(), " vanished from the datapath");
-    UpdateState(peer.get());
-    // As at a hard limit: it is dead, and another key has to be negotiated.
-    if (of_core) {
-      ike_->HandleSaExpired(sa.key, /*hard=*/true);
-    }
-    return;
-  }
-}
-
-void Mesh::HandleAcquire(base::Reqid reqid) {
-  Work work(this);
-  const PeerState* const peer = FindByReqid(reqid);
-  if (peer != nullptr && peer->configured &&
-      peer->spec.initiate != Initiate::kNever) {
-    ike_->Establish(peer->id, /*at_once=*/false);
-  }
+  PeerState* const peer = FindByReqid(sa.reqid);
+  if (peer == nullptr) return;
+  const bool of_core = FindChild(peer, sa.key) != nullptr;
+  if (!of_core && !peer->left_over.contains(sa.key)) return;
+  Retire(peer, sa.key);
+  peer->problem =
+      absl::StrCat("SA ", sa.key.ToString(), " vanished from the datapath");
+  UpdateState(peer);
+  // As at a hard limit: it is dead, and another key has to be negotiated.
+  if (of_core) ike_->HandleSaExpired(sa.key, /*hard=*/true);
 }
 
 std::vector<PeerStatus> Mesh::Peers() const {
@@ -459,6 +465,7 @@ std::vector<PeerStatus> Mesh::Peers() const {
                       .state = peer->state,
                       .state_since = peer->state_since,
                       .probe = prober_.Status(id),
+                      .fell_back = peer->fell_back_at.has_value(),
                       .mtu = MtuOf(*peer),
                       .last_problem = peer->problem,
                       .inbound = peer->retired_inbound,

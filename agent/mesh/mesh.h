@@ -32,9 +32,10 @@ enum class TunnelState : uint8_t {
   kProbing,    // an SA each way is installed, no probe was answered yet
   kUp,         // an SA each way is installed, and packets pass
   kNoPackets,  // an SA each way is installed, and packets do not pass
+  kIdle,       // on demand, and nobody asks for it: no SA
   kAdopted,    // SAs of an earlier agent flow, their successors are to come
 };
-// "down", "probing", "up", "no-packets", "adopted"
+// "down", "probing", "up", "no-packets", "idle", "adopted"
 const char* TunnelStateName(TunnelState state);
 
 struct SaStatus {
@@ -59,6 +60,9 @@ struct PeerStatus {
   // A packet has come in on the newest inbound SA.
   bool inbound_seen = false;
   ProbeStatus probe;
+  // This node had to fall back from protocol 50 to UDP 4500 (or keeps to UDP as
+  // the agent before it).
+  bool fell_back = false;
   uint32_t mtu = 0;          // of the routes to it
   std::string last_problem;  // why it is down, for people; empty when up
   std::vector<SaStatus> sas;
@@ -98,6 +102,10 @@ class Mesh {
 
   // In the order of their names.
   std::vector<PeerStatus> Peers() const;
+  // Tries protocol 50 again after a fallback. FailedPrecondition says why not.
+  absl::Status ReturnToProtocol50(ike::PeerId id);
+  // So often since the start.
+  uint64_t fallbacks() const { return fallbacks_; }
   // Reads the datapath's counters; `done` runs when Peers() shows them.
   void RefreshCounters(std::function<void(absl::Status)> done);
   // The MTU that pods' interfaces get: fits the worst that any peer may come
@@ -140,10 +148,17 @@ class Mesh {
   void UpdateState(PeerState* peer);
   void HandleProbeVerdict(ike::PeerId id);
   TunnelState StateOf(const PeerState& peer) const;
+  void JudgeFallback(PeerState* peer);
+  void HandleRefreshed();
+  void NoteTraffic(PeerState* peer, uint64_t in, uint64_t out,
+                   base::Instant now);
+  void Wish(PeerState* peer, bool at_once);
   void Drain();
 
   PeerState* Find(ike::PeerId id);
   PeerState* FindByReqid(base::Reqid reqid);
+  // The peer that a tracked SA is of; null when there is none.
+  PeerState* OwnerOf(const base::SaKey& key);
   // The child that this SA is of; null for left-over ones.
   Child* FindChild(PeerState* peer, const base::SaKey& key);
 
@@ -157,7 +172,11 @@ class Mesh {
   bool in_sync_ = false;
   ReqidTable reqids_;
   PeerMap peers_;
+  // An event of an SA comes with its reqid: with thousands of peers each one
+  // must not look at them all.
+  std::map<base::Reqid, PeerState*> by_reqid_;
   uint32_t last_peer_id_ = 0;
+  uint64_t fallbacks_ = 0;
   // Actions that came while another is carried out wait here.
   std::deque<ike::Action> waiting_;
   int working_ = 0;

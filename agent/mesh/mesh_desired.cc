@@ -80,7 +80,8 @@ constexpr uint32_t kLeastMtu = 1280;
 void Mesh::SetCluster(Cluster cluster) {
   Work work(this);
   const bool node_changed = !in_sync_ || !(cluster.node == cluster_.node) ||
-                            cluster.grace != cluster_.grace;
+                            cluster.grace != cluster_.grace ||
+                            cluster.on_demand != cluster_.on_demand;
   std::vector<PeerSpec> wanted = std::exchange(cluster.peers, {});
   cluster_ = std::move(cluster);
   prober_.SetLocal(TunnelAddresses(cluster_.node.pod_cidrs));
@@ -103,6 +104,9 @@ void Mesh::SetCluster(Cluster cluster) {
     if (found != known.end()) {
       PeerState* const peer = found->second;
       if (!node_changed && peer->spec == spec && peer->configured) continue;
+      if (peer->spec.force_encapsulation != spec.force_encapsulation) {
+        peer->fell_back_at.reset();
+      }
       peer->spec = std::move(spec);
       ConfigurePeer(peer);
       continue;
@@ -113,6 +117,7 @@ void Mesh::SetCluster(Cluster cluster) {
     peer->state_since = clock_->Now();
     peer->spec = std::move(spec);
     PeerState* const added = peer.get();
+    by_reqid_[added->reqid] = added;
     known[added->spec.identity] = added;
     peers_[added->id] = std::move(peer);
     ConfigurePeer(added);
@@ -124,8 +129,9 @@ void Mesh::SetCluster(Cluster cluster) {
   Adopt();
   if (tracker_.ready()) {
     for (const auto& [id, peer] : peers_) {
-      if (peer->configured && peer->spec.initiate != Initiate::kNever) {
-        ike_->Establish(id, /*at_once=*/false);
+      if (!cluster_.on_demand && peer->configured &&
+          peer->spec.initiate != Initiate::kNever) {
+        Wish(peer.get(), /*at_once=*/false);
       }
     }
   }
@@ -164,7 +170,8 @@ absl::StatusOr<ike::PeerConfig> Mesh::ConfigOf(const PeerState& peer) const {
       SelectorsOf(cluster_.node.pod_cidrs, cluster_.node.addresses);
   config.remote_selectors = SelectorsOf(spec.pod_cidrs, spec.addresses);
   config.reqid = peer.reqid;
-  config.force_encapsulation = spec.force_encapsulation;
+  config.force_encapsulation = spec.force_encapsulation || peer.fell_back_at;
+  config.on_demand = cluster_.on_demand;
   config.grace = cluster_.grace;
   config.initiate = spec.initiate == Initiate::kAlways ||
                     (spec.initiate == Initiate::kAuto &&
@@ -199,6 +206,7 @@ void Mesh::RemovePeer(PeerState* peer) {
   for (const auto& [key, sa] : tracker_.sas()) {
     if (sa.reqid == peer->reqid) keys.push_back(key);
   }
+  by_reqid_.erase(peer->reqid);
   peers_.erase(peer->id);
   for (const base::SaKey& key : keys) tracker_.RemoveSa(key, nullptr);
 }

@@ -39,6 +39,19 @@ struct Mesh::PeerState {
   std::set<base::SaKey> left_over;
   base::SaCounters retired_inbound, retired_outbound;
 
+  // Asked for since the last tunnel went: without it and on demand, no tunnel
+  // is what is wanted.
+  bool wanted = false;
+  // Set: ESP goes in UDP although the configuration says protocol 50.
+  std::optional<base::Instant> fell_back_at;
+  std::optional<base::Instant> failing_since;  // probes
+  // While they fail: since when no packet at all came in.
+  base::Instant quiet_since;
+  // Packets of all its SAs, as of the last refresh; `used` without probes.
+  uint64_t total_inbound = 0, quiet_inbound = 0;
+  uint64_t used_inbound = 0, used_outbound = 0;
+  std::optional<base::Instant> last_used;
+
   // An SA each way, of a CHILD_SA of the core's.
   bool installed() const {
     return std::ranges::any_of(children, [](const auto& entry) {

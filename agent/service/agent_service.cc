@@ -91,7 +91,8 @@ grpc::Status AgentService::Rekey(grpc::ServerContext*,
                                  const v1::RekeyRequest* request,
                                  v1::RekeyResponse* response) {
   if (request->what() != v1::RekeyRequest::WHAT_CHILD &&
-      request->what() != v1::RekeyRequest::WHAT_IKE) {
+      request->what() != v1::RekeyRequest::WHAT_IKE &&
+      request->what() != v1::RekeyRequest::WHAT_PROTOCOL50) {
     return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT,
                         absl::StrCat("what is ", request->what(),
                                      ": expected WHAT_CHILD or WHAT_IKE"));

@@ -55,6 +55,12 @@ void AddProbes(const MetricsSnapshot& s, Builder* b) {
   b->Gauge("espalier_tunnel_no_packets",
            "1 while IKE is up with the peer but packets do not pass");
   for (const auto& t : s.tunnels) b->Add(t.no_packets, {{"peer", t.peer}});
+  b->Gauge("espalier_tunnel_fell_back",
+           "1 while ESP goes in UDP because protocol 50 did not pass");
+  for (const auto& t : s.tunnels) b->Add(t.fell_back, {{"peer", t.peer}});
+  b->Counter("espalier_tunnel_fallbacks_total",
+             "Fallbacks from protocol 50 to UDP 4500")
+      .Add(D(s.fallbacks));
   b->Counter("espalier_tunnel_probes_total",
              "Probes through the tunnel, sent and answered");
   for (const auto& t : s.tunnels) {
@@ -69,15 +75,16 @@ void AddProbes(const MetricsSnapshot& s, Builder* b) {
 }
 
 void AddTunnels(const MetricsSnapshot& s, Builder* b) {
-  size_t up = 0;
+  size_t up = 0, wanted = 0;
   b->Gauge("espalier_tunnel_up",
            "1 while packets pass to and from the peer through ESP");
   for (const auto& t : s.tunnels) {
     up += t.up;
+    wanted += t.wanted;
     b->Add(t.up, {{"peer", t.peer}});
   }
-  b->Gauge("espalier_tunnels_wanted", "Configured peers")
-      .Add(D(s.tunnels.size()));
+  b->Gauge("espalier_tunnels_wanted", "Configured peers, idle ones excepted")
+      .Add(D(wanted));
   b->Gauge("espalier_tunnels_up", "Peers whose tunnels pass packets")
       .Add(D(up));
   AddProbes(s, b);

@@ -22,11 +22,14 @@ struct MetricsSnapshot {
     uint64_t probes_sent = 0, probes_answered = 0;
     absl::Duration probe_round_trip;  // of the last answer
     bool no_packets = false;          // IKE is up, packets do not pass
+    bool wanted = true;               // false: on demand, and idle
+    bool fell_back = false;           // from protocol 50 to UDP 4500
   };
   std::string version;
   std::string node;
   std::vector<Tunnel> tunnels;
   ike::CoreCounters ike;
+  uint64_t fallbacks = 0;
   uint64_t ike_rekeys = 0;
   uint64_t child_rekeys = 0;
   uint64_t refused_crypto_jobs = 0;

@@ -98,6 +98,7 @@ struct Timers {
   absl::Duration nat_keepalive_interval = absl::Seconds(20);
   absl::Duration drain_time = absl::Seconds(5);
   absl::Duration grace = absl::Seconds(10);
+  absl::Duration idle = absl::Minutes(10);  // with `on_demand`
   absl::Duration retransmit_base = absl::Milliseconds(500);
   absl::Duration retransmit_max = absl::Seconds(15);
   int retransmit_tries = 8;
@@ -151,6 +152,8 @@ struct Config {
   GuardSettings guard;
   std::optional<PrivateKeySource> private_key;
   std::vector<Peer> peers;
+  // Tunnels come with the first packet instead of at the start.
+  bool on_demand = false;
   Lifetimes lifetimes;
   Timers timers;
   uint32_t replay_window = 4096;

@@ -370,6 +370,7 @@ void ReadTimers(const YamlNode& node, ErrorList* errors, Timers* out) {
                &out->nat_keepalive_interval);
   map.Duration("drain", second, absl::Minutes(10), &out->drain_time);
   map.Duration("grace", absl::ZeroDuration(), absl::Minutes(10), &out->grace);
+  map.Duration("idle", second, absl::Hours(24), &out->idle);
   map.Duration("retransmitFirst", absl::Milliseconds(10), absl::Minutes(1),
                &out->retransmit_base);
   map.Duration("retransmitMax", absl::Milliseconds(10), absl::Minutes(10),
@@ -660,6 +661,10 @@ absl::StatusOr<Config> ParseConfig(const std::string& text,
   }
   if (const YamlNode* node = map.Get("guard"); node != nullptr) {
     ReadGuard(*node, &errors, &config);
+  }
+  std::string mesh;
+  if (map.OneOf("mesh", {"eager", "on-demand"}, &mesh)) {
+    config.on_demand = mesh == "on-demand";
   }
   Defaults defaults;
   if (const YamlNode* node = map.Get("auth"); node != nullptr) {

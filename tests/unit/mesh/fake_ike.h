@@ -28,6 +28,9 @@ class FakeIke : public IkeControl {
     established.push_back({peer, at_once});
   }
   void StopEstablishing(ike::PeerId) override {}
+  void Delete(ike::PeerId peer) override { deleted.push_back(peer); }
+  void Reestablish(ike::PeerId peer) override { reestablished.push_back(peer); }
+  void HandleInboundTraffic(ike::PeerId peer) override { ++alive[peer]; }
   void RekeyChildSa(ike::PeerId) override {}
   void HandleDatapathDone(ike::DatapathOpId op, absl::Status status) override {
     done[op] = std::move(status);
@@ -42,7 +45,8 @@ class FakeIke : public IkeControl {
   std::string refused;  // name of a peer that UpsertPeer refuses
   int upserts = 0;
   std::map<ike::PeerId, ike::PeerConfig> peers;
-  std::vector<ike::PeerId> removed;
+  std::vector<ike::PeerId> removed, deleted, reestablished;
+  std::map<ike::PeerId, int> alive;
   std::vector<std::pair<ike::PeerId, bool>> established;
   std::map<ike::DatapathOpId, absl::Status> done;
   std::vector<uint32_t> seen;

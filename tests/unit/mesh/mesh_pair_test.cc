@@ -68,6 +68,8 @@ class Side : public IkeControl, private ProbeLink {
     cluster.node = node_;
     cluster.cluster_pod_cidrs = {*base::IpPrefix::Parse("10.244.0.0/16")};
     cluster.peers = {peer};
+    cluster.on_demand = on_demand;
+    cluster.idle_time = absl::Minutes(2);
     mesh_->SetCluster(cluster);
     fake.Connect();
   }
@@ -110,7 +112,10 @@ class Side : public IkeControl, private ProbeLink {
   // One packet to the other side; false when it does not arrive.
   bool Send(Side& other) {
     const base::EspSa* const out = fake.Outbound(mesh().Peers().at(0).reqid);
-    if (out == nullptr || !esp_passes) return false;
+    if (out == nullptr || !esp_passes ||
+        (drops_protocol50 && !out->encapsulation)) {
+      return false;
+    }
     const base::SaKey sent{Direction::kOutbound, out->outer_destination,
                            out->spi};
     const base::SaKey received{Direction::kInbound, out->outer_destination,
@@ -136,6 +141,13 @@ class Side : public IkeControl, private ProbeLink {
   void StopEstablishing(ike::PeerId peer) override {
     core_->StopEstablishing(loop_->Now(), peer);
   }
+  void Delete(ike::PeerId peer) override { core_->Delete(loop_->Now(), peer); }
+  void Reestablish(ike::PeerId peer) override {
+    core_->Reestablish(loop_->Now(), peer);
+  }
+  void HandleInboundTraffic(ike::PeerId peer) override {
+    core_->HandleInboundTraffic(loop_->Now(), peer);
+  }
   void RekeyChildSa(ike::PeerId peer) override {
     core_->RekeyChildSa(loop_->Now(), peer);
   }
@@ -160,6 +172,9 @@ class Side : public IkeControl, private ProbeLink {
 
   // Whether the wire lets this side's ESP through.
   bool esp_passes = true;
+  bool drops_protocol50 = false;
+  // Of the next Start.
+  bool on_demand = false;
 
   Mesh& mesh() { return *mesh_; }
   ike::Core& core() { return *core_; }
@@ -276,6 +291,150 @@ TEST_F(MeshPairTest, UpMeansThatPacketsPassBothWays) {
   Run(absl::Seconds(30), /*traffic=*/false);
   EXPECT_EQ(a_.Peer().state, TunnelState::kNoPackets);
   EXPECT_EQ(b_.Peer().state, TunnelState::kNoPackets);
+}
+
+TEST_F(MeshPairTest, FallsBackToUdpWhereProtocol50IsDropped) {
+  for (const bool too_early : {true, false}) {
+    a_.drops_protocol50 = b_.drops_protocol50 = true;
+    StartBoth();
+    Run(absl::Seconds(10));
+    ExpectUp();
+    ExpectOnePair();
+    // Once, and by the lower identity alone: one end has to be told to return.
+    EXPECT_EQ(a_.mesh().fallbacks() + b_.mesh().fallbacks(), 1u);
+    EXPECT_TRUE(a_.Peer().fell_back);
+    EXPECT_FALSE(b_.Peer().fell_back);
+    EXPECT_TRUE(a_.Peer().sas.at(0).encapsulated);
+    // The other end learns that it is not its to undo.
+    EXPECT_THAT(b_.mesh().ReturnToProtocol50(b_.Peer().id).ToString(),
+                HasSubstr("did not fall back"));
+    // Told too early, it falls back again; told in time, it returns.
+    if (too_early) {
+      ASSERT_TRUE(a_.mesh().ReturnToProtocol50(a_.Peer().id).ok());
+      Run(absl::Seconds(60));
+      ExpectUp();
+      EXPECT_EQ(a_.mesh().fallbacks(), 2u);
+    }
+    a_.drops_protocol50 = b_.drops_protocol50 = false;
+    lost_ = 0;
+    ASSERT_TRUE(a_.mesh().ReturnToProtocol50(a_.Peer().id).ok());
+    Run(absl::Seconds(30));
+    EXPECT_EQ(lost_, 0u);
+    ExpectUp();
+    ExpectOnePair();
+    EXPECT_FALSE(a_.Peer().sas.at(0).encapsulated);
+    EXPECT_FALSE(a_.Peer().fell_back);
+  }
+}
+
+TEST_F(MeshPairTest, OneWayThatIsDroppedIsEnoughToFallBack) {
+  a_.drops_protocol50 = true;  // b sees nothing of a, a all of b
+  StartBoth();
+  Run(absl::Seconds(40), /*traffic=*/false);
+  ExpectUp();
+  EXPECT_EQ(a_.mesh().fallbacks(), 0u);
+  EXPECT_EQ(b_.mesh().fallbacks(), 1u);
+}
+
+TEST_F(MeshPairTest, AWireThatBeginsToDropProtocol50IsNoticed) {
+  StartBoth();
+  Run(absl::Seconds(30));
+  ExpectUp();
+  a_.drops_protocol50 = b_.drops_protocol50 = true;
+  Run(absl::Minutes(2));
+  ExpectUp();
+  EXPECT_EQ(a_.mesh().fallbacks() + b_.mesh().fallbacks(), 1u);
+}
+
+TEST_F(MeshPairTest, WhatDropsAllEspIsNoReasonToFallBackTwice) {
+  a_.esp_passes = b_.esp_passes = false;
+  StartBoth();
+  Run(absl::Seconds(50));
+  EXPECT_EQ(a_.Peer().state, TunnelState::kNoPackets);
+  EXPECT_EQ(a_.mesh().fallbacks(), 1u);
+  a_.esp_passes = b_.esp_passes = true;
+  Run(absl::Seconds(10));
+  ExpectUp();
+}
+
+TEST_F(MeshPairTest, ARestartStaysInUdp) {
+  a_.drops_protocol50 = b_.drops_protocol50 = true;
+  StartBoth();
+  Run(absl::Seconds(20));
+  ExpectUp();
+  for (Side* side : {&a_, &b_}) {
+    lost_ = 0;
+    side->Start(side == &a_ ? b_ : a_);
+    Run(absl::Seconds(40));
+    EXPECT_EQ(lost_, 0u);
+    ExpectUp();
+    EXPECT_TRUE(side->Peer().fell_back);
+  }
+}
+
+TEST_F(MeshPairTest, OnDemandTheFirstPacketMakesTheTunnel) {
+  a_.on_demand = b_.on_demand = true;
+  StartBoth();
+  Run(absl::Minutes(1), /*traffic=*/false);
+  EXPECT_EQ(a_.Peer().state, TunnelState::kIdle);
+  EXPECT_THAT(a_.core().IkeSas(), SizeIs(0));
+  // The datapath reports traffic at the higher identity, which begins too.
+  b_.fake.Acquire(b_.Peer().reqid);
+  Run(absl::Seconds(2));
+  ExpectUp();
+  // Used, it stays; probes are no use.
+  Run(absl::Minutes(10));
+  ExpectUp();
+  Run(absl::Minutes(3), /*traffic=*/false);
+  EXPECT_EQ(a_.Peer().state, TunnelState::kIdle) << a_.Peer().last_problem;
+  EXPECT_EQ(b_.Peer().state, TunnelState::kIdle);
+  EXPECT_THAT(a_.fake.sas(), SizeIs(0));
+  EXPECT_THAT(b_.fake.sas(), SizeIs(0));
+  Run(absl::Minutes(5), /*traffic=*/false);
+  EXPECT_THAT(a_.core().IkeSas(), SizeIs(0));
+  a_.fake.Acquire(a_.Peer().reqid);
+  Run(absl::Seconds(2));
+  ExpectUp();
+  ExpectOnePair();
+}
+
+TEST_F(MeshPairTest, OnDemandARestartKeepsTheTunnelThatIsInUse) {
+  a_.on_demand = b_.on_demand = true;
+  StartBoth();
+  Run(absl::Seconds(1), /*traffic=*/false);
+  a_.fake.Acquire(a_.Peer().reqid);
+  Run(absl::Seconds(20));
+  ExpectUp();
+  for (Side* side : {&a_, &b_}) {
+    lost_ = 0;
+    side->Start(side == &a_ ? b_ : a_);
+    Run(absl::Seconds(40));
+    EXPECT_EQ(lost_, 0u);
+    ExpectUp();
+    ExpectOnePair();
+  }
+  // And one that is not goes, whoever made it.
+  a_.Start(b_);
+  Run(absl::Minutes(4), /*traffic=*/false);
+  EXPECT_THAT(a_.fake.sas(), SizeIs(0));
+  EXPECT_THAT(b_.fake.sas(), SizeIs(0));
+}
+
+TEST_F(MeshPairTest, PassingEspSparesTheLivenessChecks) {
+  StartBoth();
+  Run(absl::Seconds(20));
+  const uint64_t before =
+      a_.core().counters().datagrams_out + b_.core().counters().datagrams_out;
+  Run(absl::Minutes(10));
+  EXPECT_EQ(
+      a_.core().counters().datagrams_out + b_.core().counters().datagrams_out,
+      before);
+  // The control: without ESP they are what is left.
+  a_.esp_passes = b_.esp_passes = false;
+  Run(absl::Minutes(2));
+  EXPECT_GT(
+      a_.core().counters().datagrams_out + b_.core().counters().datagrams_out,
+      before);
 }
 
 TEST_F(MeshPairTest, ARekeyLosesNoPacket) {

@@ -1,5 +1,7 @@
 #include "agent/mesh/mesh.h"
 
+#include <iostream>
+
 #include "agent/datapath/fake/fake_datapath.h"
 #include "gmock/gmock.h"
 #include "tests/support/manual_loop.h"
@@ -484,6 +486,46 @@ TEST_F(MeshTest, EachDatapathCallFailsOnceAndTheStateIsTheSame) {
       EXPECT_EQ(fake_.repeated_keys(), 0) << n;
     }
   }
+}
+
+// What a large mesh costs the loop: a figure for people, no assertion on time.
+TEST_F(MeshTest, AThousandPeersComeUpAndGo) {
+  constexpr int kPeers = 1000;
+  std::vector<PeerSpec> peers;
+  for (int i = 0; i < kPeers; ++i) {
+    PeerSpec peer = MakePeer("node-" + std::to_string(10'000 + i), 2);
+    peer.addresses = {base::IpAddress::V4(
+        {198, 18, static_cast<uint8_t>(i >> 8), static_cast<uint8_t>(i)})};
+    peer.pod_cidrs = {base::IpPrefix::Host(base::IpAddress::V4(
+        {10, 244, static_cast<uint8_t>(i >> 8), static_cast<uint8_t>(i)}))};
+    peers.push_back(std::move(peer));
+  }
+  const auto timed = [](const char* what, const std::function<void()>& work) {
+    const absl::Time start = absl::Now();
+    work();
+    std::cout << what << ": " << absl::Now() - start << "\n";
+  };
+  timed("1,000 peers configured", [&] {
+    mesh_->SetCluster(MakeCluster(peers));
+    Connect();
+  });
+  const int before = network_.calls;
+  timed("1,000 tunnels installed", [&] {
+    for (int i = 0; i < kPeers; ++i) {
+      InstallBoth("node-" + std::to_string(10'000 + i), 1,
+                  0x1000 + 2 * static_cast<uint32_t>(i));
+    }
+  });
+  std::cout << "  with " << network_.calls - before << " of the network\n";
+  timed("2,000 SA events", [&] {
+    for (const auto& [key, sa] : fake_.sas()) fake_.Expire(key, false);
+  });
+  EXPECT_THAT(ike_->expired, SizeIs(2 * kPeers));
+  timed("2,000 SAs vanish", [&] {
+    fake_.Restart();
+    fake_.Run();
+  });
+  EXPECT_THAT(ike_->expired, SizeIs(4 * kPeers));
 }
 
 }  // namespace
