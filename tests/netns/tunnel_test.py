@@ -203,7 +203,8 @@ def test_a_tunnel_on_demand_comes_with_the_first_packet_and_goes(lab):
         wait_for_state(a, b, "up")
         for node, peer in ((a, b), (b, a)):
             wait_for_state(node, peer, "idle")
-            assert node.show(peer.name)["esp_sas"] == []
+            wait_until(lambda n=node, p=peer: n.show(p.name)["esp_sas"] == [], 10,
+                       f"no SA on {node.name}")
     assert "idle tunnel is closed" in a.agent.log() + b.agent.log()
     # Traffic keeps it.
     with PingStream(mesh.pods[0].namespace, mesh.pods[1].ipv4, interval=0.2) as stream:
