@@ -238,8 +238,8 @@ void Tunnels::Retire(Context& ctx, ChildSa& child) {
   // What it was to replace still is to be rekeyed.
   ChildSa* old = Find(child.predecessor);
   if (old != nullptr && old->rekey_at && !Replaced(*old)) {
-    old->rekey_at = std::min(*old->rekey_at,
-                             ctx.now + ctx.Jitter(kAgainAfterFailure, 0.5));
+    old->rekey_at =
+        std::min(*old->rekey_at, ctx.now + ctx.Jitter(kAgainAfterFailure, 0.5));
   }
 }
 

@@ -179,19 +179,18 @@ class Daemon {
 
 int Main(int argc, char** argv) {
   if (argc != 6) {
-    std::fprintf(
-        stderr, "usage: handshake_daemon SIDE LOCAL REMOTE COUNT THREADS\n");
+    std::fprintf(stderr,
+                 "usage: handshake_daemon SIDE LOCAL REMOTE COUNT THREADS\n");
     return 2;
   }
   const auto local = base::IpAddress::Parse(argv[2]);
   const auto remote = base::IpAddress::Parse(argv[3]);
   if (!local.ok() || !remote.ok()) Die("not an address");
-  const Options options = {
-      .side = std::atoi(argv[1]),
-      .local = *local,
-      .remote = *remote,
-      .count = static_cast<uint32_t>(std::atoi(argv[4])),
-      .threads = std::atoi(argv[5])};
+  const Options options = {.side = std::atoi(argv[1]),
+                           .local = *local,
+                           .remote = *remote,
+                           .count = static_cast<uint32_t>(std::atoi(argv[4])),
+                           .threads = std::atoi(argv[5])};
   if (options.count < 1 || options.count > 60000 || options.threads < 1) {
     Die("COUNT is 1 to 60000, THREADS at least 1");
   }

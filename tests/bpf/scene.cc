@@ -26,6 +26,8 @@ IpPrefix Prefix(const std::string& text) {
   return IpPrefix::Parse(text).value();
 }
 
+constexpr uint32_t kSlots = 8;
+
 const char* VerdictKey(int verdict) {
   switch (verdict) {
 #define VERDICT_KEY(name, drop, hook, key, text) \
@@ -72,9 +74,15 @@ IpAddress SceneTest::At(const std::string& place, int family) {
 void SceneTest::SetUp() {
   PrivateNamespaceTest::SetUp();
   if (IsSkipped() || HasFatalFailure()) return;
-  auto object = guard::BpfObject::Load("");
-  ASSERT_TRUE(object.ok()) << object.status();
-  object_ = *std::move(object);
+  // Loading takes longer than all the rest of a test.
+  static guard::BpfObject* const shared = [] {
+    auto object = guard::BpfObject::Load("");
+    EXPECT_TRUE(object.ok()) << object.status();
+    return object.ok() ? object->release() : nullptr;
+  }();
+  ASSERT_NE(shared, nullptr);
+  object_ = shared;
+  ForgetTheLastTest();
   auto socket = netlink::Socket::Open();
   ASSERT_TRUE(socket.ok()) << socket.status();
   netlink::RouteClient client(socket->get());
@@ -124,6 +132,24 @@ void SceneTest::SetUp() {
   Apply();
 }
 
+void SceneTest::ForgetTheLastTest() {
+  for (const BpfMap map : {BpfMap::kFlows, BpfMap::kPods, BpfMap::kAddresses,
+                           BpfMap::kBlocks4, BpfMap::kBlocks6}) {
+    const auto contents = object_->Read(map);
+    ASSERT_TRUE(contents.ok()) << contents.status();
+    for (const auto& [key, value] : *contents) {
+      ASSERT_TRUE(object_->Delete(map, key).ok());
+    }
+  }
+  for (uint32_t slot = 0; slot < kSlots; ++slot) {
+    ASSERT_TRUE(object_
+                    ->Update(BpfMap::kBudgets, guard::ToBytes(slot),
+                             guard::ToBytes(espalier_event_budget{}))
+                    .ok());
+  }
+  Events();
+}
+
 void SceneTest::Apply() {
   const guard::BpfState state = MakeBpfState(desired_, places_);
   ASSERT_TRUE(state.problems.empty()) << state.problems[0].status;
@@ -148,7 +174,6 @@ guard::GuardedPod& SceneTest::desired_pod(const ScenePod& pod) {
 
 Outcome SceneTest::Run(BpfProgram program, const std::string& frame,
                        const Input& input) {
-  constexpr uint32_t kSlots = 8;
   for (uint32_t slot = 0; slot < kSlots; ++slot) {
     EXPECT_TRUE(object_->ResetCounters(slot).ok());
   }

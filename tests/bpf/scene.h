@@ -91,11 +91,12 @@ struct Input {
   uint32_t ifindex = 0;  // where the program stands; 0: any
 };
 
-// Loads the programs once for a test, in a namespace of its own.
+// Empty maps and a namespace of its own for each test.
 class SceneTest : public PrivateNamespaceTest {
  protected:
   void SetUp() override;
 
+  void ForgetTheLastTest();
   // Writes what `desired_` says into the maps.
   void Apply();
   Outcome Run(guard::BpfProgram program, const std::string& frame,
@@ -121,7 +122,7 @@ class SceneTest : public PrivateNamespaceTest {
   // Of `family`: addresses of the scene by name ("peer_pod").
   static base::IpAddress At(const std::string& place, int family);
 
-  std::unique_ptr<guard::BpfObject> object_;
+  guard::BpfObject* object_ = nullptr;  // one for all tests of a program
   guard::DesiredGuard desired_;
   guard::BpfPlaces places_;
   ScenePod required_, preferred_, disabled_, denied_, open_;
