@@ -279,6 +279,7 @@ void Mesh::ApplyNetwork() {
   desired.tunnel_interface = tracker_.tunnel_interface();
   desired.own_pod_cidrs = cluster_.node.pod_cidrs;
   desired.cluster_pod_cidrs = cluster_.cluster_pod_cidrs;
+  desired.node_cidrs = cluster_.node_cidrs;
   desired.node_addresses = cluster_.node.addresses;
   desired.tunnel_addresses = TunnelAddresses(cluster_.node.pod_cidrs);
   for (const auto& [id, peer] : peers_) {
@@ -296,7 +297,21 @@ void Mesh::ApplyNetwork() {
       }
     }
   }
+  for (const auto& [id, peer] : peers_) {
+    if (!peer->configured ||
+        cluster_.plaintext_path != PlaintextPath::kDirect) {
+      continue;
+    }
+    for (const base::IpPrefix& block : peer->spec.plaintext_blocks) {
+      for (const base::IpAddress& address : peer->spec.addresses) {
+        if (address.family() == block.family()) {
+          desired.plain_routes.push_back({block, address});
+        }
+      }
+    }
+  }
   std::ranges::sort(desired.routes);
+  std::ranges::sort(desired.plain_routes);
   network_->SetDesired(std::move(desired));
 }
 

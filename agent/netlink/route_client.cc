@@ -175,16 +175,24 @@ absl::StatusOr<std::vector<Route>> RouteClient::ListRoutes(
   return result;
 }
 
-absl::StatusOr<Route> RouteClient::LookUpRoute(
-    const base::IpAddress& destination) {
+absl::StatusOr<Route> RouteClient::LookUpRoute(const LookUp& packet) {
+  const base::IpAddress& destination = packet.destination;
   Request request(
       RTM_GETROUTE, 0,
       absl::StrCat("look up the route to ", destination.ToString()));
   rtmsg header{};
   header.rtm_family = destination.is_v4() ? AF_INET : AF_INET6;
   header.rtm_dst_len = static_cast<uint8_t>(destination.bits());
+  if (packet.source) {
+    header.rtm_src_len = static_cast<uint8_t>(packet.source->bits());
+  }
   request.PutStruct(header);
   request.PutAddress(RTA_DST, destination);
+  if (packet.source) request.PutAddress(RTA_SRC, *packet.source);
+  if (packet.input_interface != 0) {
+    request.PutU32(RTA_IIF, static_cast<uint32_t>(packet.input_interface));
+  }
+  if (packet.mark != 0) request.PutU32(RTA_MARK, packet.mark);
   ESPALIER_ASSIGN_OR_RETURN(const std::vector<Reply> replies,
                             channel_->Query(std::move(request)));
   ESPALIER_ASSIGN_OR_RETURN(

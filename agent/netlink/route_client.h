@@ -54,8 +54,19 @@ class RouteClient {
   absl::StatusOr<std::vector<Route>> ListRoutes() {
     return ListRoutes(RouteFilter());
   }
-  // The route that a packet from here to `destination` takes.
-  absl::StatusOr<Route> LookUpRoute(const base::IpAddress& destination);
+  // The route that a packet takes: one from here, unless it came in by an
+  // interface (then `source` is needed). Its error is that of a route which
+  // leads nowhere.
+  struct LookUp {
+    base::IpAddress destination;
+    std::optional<base::IpAddress> source;
+    int32_t input_interface = 0;
+    uint32_t mark = 0;
+  };
+  absl::StatusOr<Route> LookUpRoute(const LookUp& packet);
+  absl::StatusOr<Route> LookUpRoute(const base::IpAddress& destination) {
+    return LookUpRoute(LookUp{.destination = destination});
+  }
 
   absl::StatusOr<std::vector<Rule>> ListRules();
   absl::StatusOr<std::vector<Neighbour>> ListNeighbours(

@@ -1,5 +1,6 @@
 #include "agent/network/desired_items.h"
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -17,11 +18,6 @@ constexpr uint32_t kIpv6DefaultMetric = 1024;
 
 uint32_t DefaultMetric(base::Family family) {
   return family == base::Family::kIpv6 ? kIpv6DefaultMetric : 0;
-}
-
-bool LeadsNowhere(const Route& route) {
-  return route.type == RTN_BLACKHOLE || route.type == RTN_UNREACHABLE ||
-         route.type == RTN_PROHIBIT || route.type == RTN_THROW;
 }
 
 std::optional<base::IpAddress> SourceOf(const DesiredNetwork& desired,
@@ -51,6 +47,11 @@ std::string NftSet(const std::vector<base::IpPrefix>& prefixes) {
 
 }  // namespace
 
+bool LeadsNowhere(const Route& route) {
+  return route.type == RTN_BLACKHOLE || route.type == RTN_UNREACHABLE ||
+         route.type == RTN_PROHIBIT || route.type == RTN_THROW;
+}
+
 RouteKey KeyOf(const Route& route) {
   return {route.table, route.destination, route.metric};
 }
@@ -62,6 +63,8 @@ Route Normalized(Route route) {
     route.interface_index = 0;
     route.scope = RT_SCOPE_UNIVERSE;
   }
+  // The kernel finds the interface by the gateway.
+  if (route.table == kPlainTable) route.interface_index = 0;
   return route;
 }
 
@@ -76,15 +79,25 @@ RouteMap DesiredRoutes(const DesiredNetwork& desired, int32_t tunnel_index) {
   for (const base::IpPrefix& cidr : desired.own_pod_cidrs) {
     AddNowhere(cidr, RTN_BLACKHOLE, RT_TABLE_MAIN, DefaultMetric(cidr.family()),
                &routes);
+    // Pods' own routes are in the main table.
+    AddNowhere(cidr, RTN_THROW, kEspTable, DefaultMetric(cidr.family()),
+               &routes);
+    AddNowhere(cidr, RTN_THROW, kPodSourceTable, DefaultMetric(cidr.family()),
+               &routes);
   }
   for (const base::IpPrefix& cidr : desired.cluster_pod_cidrs) {
+    AddNowhere(cidr, RTN_UNREACHABLE, kEspTable, kLastResortMetric, &routes);
+    // Should somebody delete the rules.
     AddNowhere(cidr, RTN_UNREACHABLE, RT_TABLE_MAIN, kLastResortMetric,
+               &routes);
+  }
+  for (const base::IpPrefix& cidr : desired.node_cidrs) {
+    AddNowhere(cidr, RTN_UNREACHABLE, kPodSourceTable, kLastResortMetric,
                &routes);
   }
   for (const TunnelRoute& tunnel : desired.routes) {
     const base::Family family = tunnel.destination.family();
-    const uint32_t table =
-        tunnel.pods_only ? kPodSourceTable : uint32_t{RT_TABLE_MAIN};
+    const uint32_t table = tunnel.pods_only ? kPodSourceTable : kEspTable;
     // Without the tunnel's interface its traffic ends here, not on the uplink.
     AddNowhere(tunnel.destination, RTN_UNREACHABLE, table, kLastResortMetric,
                &routes);
@@ -101,18 +114,50 @@ RouteMap DesiredRoutes(const DesiredNetwork& desired, int32_t tunnel_index) {
                       .mtu = tunnel.mtu};
     routes.emplace(KeyOf(route), route);
   }
+  for (const PlainRoute& plain : desired.plain_routes) {
+    const Route route{.destination = plain.destination,
+                      .table = kPlainTable,
+                      .protocol = kRouteProtocol,
+                      .metric = DefaultMetric(plain.destination.family()),
+                      .gateway = plain.gateway};
+    routes.emplace(KeyOf(route), route);
+  }
   return routes;
 }
 
 RuleMap DesiredRules(const DesiredNetwork& desired) {
   RuleMap rules;
-  for (const base::IpPrefix& cidr : desired.own_pod_cidrs) {
-    const netlink::Rule rule{.family = cidr.family(),
-                             .priority = kPodSourceRulePriority,
-                             .table = kPodSourceTable,
-                             .source = cidr,
-                             .protocol = kRouteProtocol};
+  const auto add = [&rules](const netlink::Rule& rule) {
     rules.emplace(rule.ToString(), rule);
+  };
+  for (const base::Family family : {base::Family::kIpv4, base::Family::kIpv6}) {
+    const auto own = [family](const base::IpPrefix& cidr) {
+      return cidr.family() == family;
+    };
+    if (std::ranges::none_of(desired.own_pod_cidrs, own)) continue;
+    add({.family = family,
+         .priority = kBypassRulePriority,
+         .table = RT_TABLE_MAIN,
+         .mark = base::MarkValue(desired.mark_mask, base::Mark::kBypass),
+         .mark_mask = desired.mark_mask,
+         .protocol = kRouteProtocol});
+    add({.family = family,
+         .priority = kPlainRulePriority,
+         .table = kPlainTable,
+         .mark = base::MarkValue(desired.mark_mask, base::Mark::kFromDisabled),
+         .mark_mask = desired.mark_mask,
+         .protocol = kRouteProtocol});
+    add({.family = family,
+         .priority = kEspRulePriority,
+         .table = kEspTable,
+         .protocol = kRouteProtocol});
+  }
+  for (const base::IpPrefix& cidr : desired.own_pod_cidrs) {
+    add({.family = cidr.family(),
+         .priority = kPodSourceRulePriority,
+         .table = kPodSourceTable,
+         .source = cidr,
+         .protocol = kRouteProtocol});
   }
   return rules;
 }
@@ -144,6 +189,9 @@ std::string MasqueradeCommands(const DesiredNetwork& desired) {
       if (cidr.family() == family) inside.push_back(cidr);
     }
     inside.insert(inside.end(), pods.begin(), pods.end());
+    for (const base::IpPrefix& cidr : desired.node_cidrs) {
+      if (cidr.family() == family) inside.push_back(cidr);
+    }
     for (const base::IpAddress& address : desired.node_addresses) {
       if (address.family() == family) {
         inside.push_back(base::IpPrefix::Host(address));

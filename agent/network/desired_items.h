@@ -28,6 +28,9 @@ using AddressMap =
     std::map<std::pair<base::IpAddress, uint8_t>, netlink::Address>;
 
 RouteKey KeyOf(const netlink::Route& route);
+// Unreachable, blackhole and the like: what keeps traffic from going wrong, as
+// against what carries it.
+bool LeadsNowhere(const netlink::Route& route);
 
 // `tunnel_index` 0: the interface is not there, and what needs it is left out.
 RouteMap DesiredRoutes(const DesiredNetwork& desired, int32_t tunnel_index);

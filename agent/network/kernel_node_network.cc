@@ -75,6 +75,7 @@ KernelNodeNetwork::KernelNodeNetwork(
       nftables_(std::move(nftables)),
       options_(options),
       client_(channel_.get()),
+      barriers_(options.first_retry, options.longest_retry),
       routes_(options.first_retry, options.longest_retry),
       rules_(options.first_retry, options.longest_retry),
       addresses_(options.first_retry, options.longest_retry) {}
@@ -128,9 +129,10 @@ absl::Status KernelNodeNetwork::Read() {
   }
   ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Route> routes,
                             client_.ListRoutes({.protocol = kRouteProtocol}));
-  RouteMap actual_routes;
+  RouteMap actual_barriers, actual_routes;
   for (const netlink::Route& route : routes) {
-    actual_routes[KeyOf(route)] = Normalized(route);
+    (LeadsNowhere(route) ? actual_barriers : actual_routes)[KeyOf(route)] =
+        Normalized(route);
   }
   ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Rule> rules,
                             client_.ListRules());
@@ -150,6 +152,7 @@ absl::Status KernelNodeNetwork::Read() {
     }
   }
   tunnel_index_ = index;
+  barriers_.SetActual(actual_barriers);
   routes_.SetActual(actual_routes);
   rules_.SetActual(actual_rules);
   addresses_.SetActual(actual_addresses);
@@ -167,13 +170,21 @@ absl::Status KernelNodeNetwork::Read() {
 void KernelNodeNetwork::Apply() {
   ApplySettings();
   addresses_.SetDesired(DesiredAddresses(*desired_, tunnel_index_));
-  routes_.SetDesired(DesiredRoutes(*desired_, tunnel_index_));
+  RouteMap barriers, routes;
+  for (const auto& [key, route] : DesiredRoutes(*desired_, tunnel_index_)) {
+    (LeadsNowhere(route) ? barriers : routes)[key] = route;
+  }
+  barriers_.SetDesired(barriers);
+  routes_.SetDesired(routes);
   rules_.SetDesired(DesiredRules(*desired_));
-  // Addresses first, they are the routes' sources; rules last, so that they
-  // never point at an empty table.
-  Change(&addresses_);
-  Change(&routes_);
-  Change(&rules_);
+  // What leads nowhere stands before the rules that lead to it, and goes last:
+  // there is no moment in which inside traffic finds the uplink. Addresses
+  // before routes, they are their sources.
+  Change(&barriers_, /*may_delete=*/false);
+  Change(&addresses_, may_delete());
+  Change(&rules_, may_delete());
+  Change(&routes_, may_delete());
+  Change(&barriers_, may_delete());
   ApplyMasquerade();
   if (std::ranges::any_of(failed_,
                           [](const auto& item) { return !item.second.ok(); })) {
@@ -185,8 +196,9 @@ void KernelNodeNetwork::Apply() {
 }
 
 template <typename Key, typename Value>
-void KernelNodeNetwork::Change(base::Reconciliation<Key, Value>* items) {
-  const auto changes = items->Begin(clock_->Now(), may_delete());
+void KernelNodeNetwork::Change(base::Reconciliation<Key, Value>* items,
+                               bool may_delete) {
+  const auto changes = items->Begin(clock_->Now(), may_delete);
   if (changes.empty()) return;
   std::vector<netlink::Request> requests;
   // Which change each request is of: a change of a value that the kernel
@@ -255,6 +267,37 @@ void KernelNodeNetwork::ApplySettings() {
                            "/rp_filter"),
               "2");
   }
+  if (v4 && !desired_->plain_routes.empty()) {
+    failed_["loose reverse-path filter of uplinks"] = LoosenUplinks();
+  }
+}
+
+// What `disabled` pods of peers send comes in by the uplink, while the way back
+// to their addresses is the tunnel's: strict filtering would drop it.
+absl::Status KernelNodeNetwork::LoosenUplinks() {
+  ESPALIER_ASSIGN_OR_RETURN(const std::string all,
+                            sysctl_->Read("net/ipv4/conf/all/rp_filter"));
+  ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Address> addresses,
+                            client_.ListAddresses());
+  ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Link> links,
+                            client_.ListLinks());
+  for (const netlink::Address& address : addresses) {
+    if (std::ranges::find(desired_->node_addresses, address.address) ==
+        desired_->node_addresses.end()) {
+      continue;
+    }
+    for (const netlink::Link& link : links) {
+      if (link.index != address.interface_index) continue;
+      const std::string name =
+          absl::StrCat("net/ipv4/conf/", link.name, "/rp_filter");
+      ESPALIER_ASSIGN_OR_RETURN(const std::string own, sysctl_->Read(name));
+      // The stricter word of the two is not what counts: the larger number is.
+      if (std::max(all, own) == "1") {
+        ESPALIER_RETURN_IF_ERROR(sysctl_->Write(name, "2"));
+      }
+    }
+  }
+  return absl::OkStatus();
 }
 
 // Forwarding turns router advertisements off on interfaces with accept_ra 1,
@@ -367,8 +410,8 @@ void KernelNodeNetwork::ArmTimer() {
   loop_->CancelTimer(std::exchange(timer_, 0));
   base::Instant next = next_resync_;
   for (const std::optional<base::Instant>& due :
-       {routes_.NextDue(may_delete()), rules_.NextDue(may_delete()),
-        addresses_.NextDue(may_delete())}) {
+       {barriers_.NextDue(may_delete()), routes_.NextDue(may_delete()),
+        rules_.NextDue(may_delete()), addresses_.NextDue(may_delete())}) {
     if (due) next = std::min(next, *due);
   }
   if (next == absl::InfiniteFuture()) return;
@@ -386,6 +429,7 @@ std::vector<NetworkProblem> KernelNodeNetwork::Problems() const {
   for (const auto& [name, status] : failed_) {
     if (!status.ok()) problems.push_back({name, status});
   }
+  AddProblems(barriers_, "route", &problems);
   AddProblems(routes_, "route", &problems);
   AddProblems(rules_, "rule", &problems);
   AddProblems(addresses_, "address", &problems);

@@ -12,14 +12,16 @@
 #include "agent/base/clock.h"
 #include "agent/base/event_loop.h"
 #include "agent/base/reconciliation.h"
+#include "agent/netlink/nftables.h"
 #include "agent/netlink/route_client.h"
 #include "agent/netlink/socket.h"
 #include "agent/network/desired_items.h"
-#include "agent/network/nftables.h"
 #include "agent/network/node_network.h"
 #include "agent/network/sysctl.h"
 
 namespace espalier::network {
+
+using netlink::Nftables;
 
 struct KernelNodeNetworkOptions {
   absl::Duration first_retry = absl::Milliseconds(200);
@@ -60,7 +62,7 @@ class KernelNodeNetwork : public NodeNetwork {
 
  private:
   template <typename Key, typename Value>
-  void Change(base::Reconciliation<Key, Value>* items);
+  void Change(base::Reconciliation<Key, Value>* items, bool may_delete);
   // Before the datapath has named its interface the routes that an earlier
   // agent left over it are not known to be wrong, and traffic flows there.
   bool may_delete() const {
@@ -69,6 +71,7 @@ class KernelNodeNetwork : public NodeNetwork {
   absl::Status Read();
   void Apply();
   void ApplySettings();
+  absl::Status LoosenUplinks();
   void SetSysctl(const std::string& name, const std::string& value);
   absl::Status EnableIpv6Forwarding();
   void ApplyMasquerade();
@@ -88,6 +91,8 @@ class KernelNodeNetwork : public NodeNetwork {
   netlink::RouteClient client_;
   std::optional<DesiredNetwork> desired_;
   int32_t tunnel_index_ = 0;
+  // Routes that lead nowhere, and those that lead somewhere.
+  base::Reconciliation<RouteKey, netlink::Route> barriers_;
   base::Reconciliation<RouteKey, netlink::Route> routes_;
   base::Reconciliation<std::string, netlink::Rule> rules_;
   base::Reconciliation<std::pair<base::IpAddress, uint8_t>, netlink::Address>

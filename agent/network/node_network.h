@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "agent/base/ip_address.h"
+#include "agent/base/marks.h"
 
 namespace espalier::network {
 
@@ -23,6 +24,14 @@ struct TunnelRoute {
   friend auto operator<=>(const TunnelRoute&, const TunnelRoute&) = default;
 };
 
+// A peer's block in which plaintext is allowed: what comes from `disabled` pods
+// goes there by the peer's own address, without a tunnel.
+struct PlainRoute {
+  base::IpPrefix destination;
+  base::IpAddress gateway;  // of the same family, on link
+  friend auto operator<=>(const PlainRoute&, const PlainRoute&) = default;
+};
+
 // What the node's network is to look like (DESIGN 5).
 struct DesiredNetwork {
   // Made by the datapath; empty or not there yet: what needs it waits.
@@ -31,14 +40,18 @@ struct DesiredNetwork {
   // out of the node's own pod CIDRs.
   std::vector<base::IpAddress> tunnel_addresses;
   std::vector<TunnelRoute> routes;
+  std::vector<PlainRoute> plain_routes;
   // Blackholes: an address of ours that no pod has leads nowhere.
   std::vector<base::IpPrefix> own_pod_cidrs;
   // Unreachable where nothing more specific is known.
   std::vector<base::IpPrefix> cluster_pod_cidrs;
+  // The nodes' networks: for pods unreachable where no node is known.
+  std::vector<base::IpPrefix> node_cidrs;
   // Nodes' own addresses: pods keep their source towards these too.
   std::vector<base::IpAddress> node_addresses;
   // What pods send to anywhere but the inside leaves with the node's address.
   bool masquerade = true;
+  uint32_t mark_mask = base::kDefaultMarkMask;
   friend bool operator==(const DesiredNetwork&,
                          const DesiredNetwork&) = default;
 };

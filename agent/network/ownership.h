@@ -13,11 +13,22 @@ inline constexpr uint8_t kRouteProtocol = 69;
 // rtm_protocol of the routes to attached pods, which agent/pods owns.
 inline constexpr uint8_t kPodRouteProtocol = 70;
 
-// Where only traffic from this node's pods looks: peers' node addresses. IKE
-// and ESP leave from the node's own address and never meet it.
+// The tables, in the order in which their rules come: all after the local
+// table (0) and before the main one (32766). Each but the last of these only
+// for some traffic; what a table says nothing of goes on to the next.
+
+// ESP and IKE, by their mark, take the main table whatever else is said.
+inline constexpr uint32_t kBypassRulePriority = 4496;
+// What from_pod marked as from a `disabled` pod: the plaintext path towards
+// peers' plaintext blocks.
+inline constexpr uint32_t kPlainTable = 4501;
+inline constexpr uint32_t kPlainRulePriority = 4498;
+// What comes from this node's pods: peers' node addresses, and nodes' networks.
 inline constexpr uint32_t kPodSourceTable = 4500;
-// Before the main table (32766) and after the local one (0).
 inline constexpr uint32_t kPodSourceRulePriority = 4500;
+// All traffic, the node's own too: pods' addresses by ESP, or nowhere.
+inline constexpr uint32_t kEspTable = 4502;
+inline constexpr uint32_t kEspRulePriority = 4502;
 
 // Loses against every route that somebody meant.
 inline constexpr uint32_t kLastResortMetric = 0x7fffffff;

@@ -172,7 +172,7 @@ def test_reload_adds_and_removes_a_peer(nodes):
                10, "two peers")
     states = {t["peer"]: t["state"] for t in node.tunnels()}
     assert states == {"node-b": "up", "node-z": "down"}
-    routes = node.namespace.run(["ip", "-4", "route"]).stdout
+    routes = node.namespace.run(["ip", "-4", "route", "show", "table", "4502"]).stdout
     assert "10.244.77.0/24" in routes
     pingers = ping_both_families(nodes)
     reload_with(node, lambda config: config["peers"].pop())

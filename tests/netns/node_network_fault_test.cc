@@ -147,8 +147,9 @@ class NodeNetworkFaultTest : public testing::PrivateNamespaceTest {
 
 TEST_F(NodeNetworkFaultTest, EachNetlinkCallFailsOnce) {
   const Outcome wanted = Run(0, FaultyChannel::Failure::kBefore, 0);
-  ASSERT_EQ(wanted.routes.size(), 10u);
-  ASSERT_EQ(wanted.rules.size(), 2u);
+  ASSERT_EQ(wanted.routes.size(), 16u);
+  // Bypass, plain and ESP of each family, and one by each own CIDR.
+  ASSERT_EQ(wanted.rules.size(), 8u);
   for (const auto how :
        {FaultyChannel::Failure::kBefore, FaultyChannel::Failure::kAfter}) {
     uint64_t n = 1;

@@ -116,8 +116,9 @@ TEST_F(NodeNetworkTest, MakesWhatIsDesiredOnce) {
   for (const NetworkProblem& problem : network_->Problems()) {
     ADD_FAILURE() << problem.item << ": " << problem.status;
   }
-  // 2 blackholes, 2 unreachable for the inside, and a pair for each route.
-  EXPECT_EQ(Owned().size(), 2u + 2u + 2u * 3u);
+  // A blackhole and two throws for each own CIDR, two unreachable for each of
+  // the inside, and a pair for each route.
+  EXPECT_EQ(Owned().size(), 2u * 3u + 2u * 2u + 2u * 3u);
   const auto to_peer = client_->LookUpRoute(Ip("10.244.2.9"));
   ASSERT_TRUE(to_peer.ok()) << to_peer.status();
   EXPECT_EQ(to_peer->interface_index, tunnel_);
@@ -186,7 +187,7 @@ TEST_F(NodeNetworkTest, FollowsWhatIsDesired) {
   desired.routes[0].mtu = 1380;
   network_->SetDesired(desired);
   EXPECT_EQ(client_->LookUpRoute(Ip("10.244.3.1"))->mtu, 1380u);
-  EXPECT_EQ(Owned().size(), 2u + 2u + 2u);
+  EXPECT_EQ(Owned().size(), 2u * 3u + 2u * 2u + 2u);
   EXPECT_THAT(network_->Problems(), IsEmpty());
 }
 
@@ -197,6 +198,7 @@ TEST_F(NodeNetworkTest, ForeignRoutesAndRulesStay) {
                       .interface_index = uplink_};
   // In the very place that is wanted.
   const Route in_the_way{.destination = Net("10.244.2.0/24"),
+                         .table = kEspTable,
                          .protocol = RTPROT_STATIC,
                          .scope = RT_SCOPE_LINK,
                          .interface_index = uplink_};
@@ -303,6 +305,135 @@ TEST_F(NodeNetworkTest, WithoutTheTunnelsInterfaceItsTrafficGoesNowhere) {
   Settle();
   EXPECT_EQ(client_->LookUpRoute(Ip("10.244.2.9"))->interface_index, tunnel_);
   EXPECT_THAT(network_->Problems(), IsEmpty());
+}
+
+// Each row: who sends, with which mark, to where, and the way it takes.
+TEST_F(NodeNetworkTest, EspOrPlaintextIsARoutingDecision) {
+  DesiredNetwork desired = Desired();
+  desired.plain_routes = {{Net("10.244.2.240/28"), Ip("192.0.2.2")}};
+  desired.node_cidrs = {Net("192.0.2.0/24")};
+  network_->SetDesired(desired);
+  EXPECT_THAT(network_->Problems(), IsEmpty());
+  // A pod behind an interface of its own, and a way out for all that leaks.
+  ASSERT_TRUE(
+      client_->AddVeth({.name = "pod0", .up = true}, {.name = "pod1"}).ok());
+  const int32_t pod = client_->GetLink("pod0")->index;
+  ASSERT_TRUE(
+      client_->ChangeLink(client_->GetLink("pod1")->index, {.up = true}).ok());
+  ASSERT_TRUE(client_
+                  ->Apply(Verb::kAdd, Route{.destination = Net("10.244.1.5/32"),
+                                            .protocol = kPodRouteProtocol,
+                                            .scope = RT_SCOPE_LINK,
+                                            .interface_index = pod})
+                  .ok());
+  ASSERT_TRUE(client_
+                  ->Apply(Verb::kAdd, Route{.destination = Net("0.0.0.0/0"),
+                                            .interface_index = uplink_,
+                                            .gateway = Ip("192.0.2.254")})
+                  .ok());
+  const auto mark = [](base::Mark mark) {
+    return base::MarkValue(base::kDefaultMarkMask, mark);
+  };
+  struct Row {
+    base::Mark mark;
+    bool from_pod;
+    const char* to;
+    int32_t way;  // 0: nowhere
+  };
+  const Row rows[] = {
+      {base::Mark::kFromRequired, true, "10.244.2.9", tunnel_},
+      {base::Mark::kFromRequired, true, "10.244.2.241", tunnel_},
+      {base::Mark::kFromPreferred, true, "10.244.2.241", tunnel_},
+      {base::Mark::kNone, true, "10.244.2.241", tunnel_},
+      {base::Mark::kFromDisabled, true, "10.244.2.241", uplink_},
+      {base::Mark::kFromDisabled, true, "10.244.2.9", tunnel_},
+      {base::Mark::kFromDisabled, true, "10.244.77.1", 0},
+      {base::Mark::kFromRequired, true, "192.0.2.2", tunnel_},
+      {base::Mark::kFromRequired, true, "192.0.2.77", 0},
+      {base::Mark::kFromRequired, true, "198.51.100.1", uplink_},
+      {base::Mark::kNone, false, "10.244.2.241", tunnel_},
+      {base::Mark::kNone, false, "192.0.2.2", uplink_},
+      {base::Mark::kNone, false, "192.0.2.77", uplink_},
+      {base::Mark::kBypass, false, "192.0.2.2", uplink_},
+      {base::Mark::kNone, false, "10.244.1.5", pod},
+      {base::Mark::kFromDisabled, true, "10.244.1.77", 0},
+  };
+  for (const Row& row : rows) {
+    netlink::RouteClient::LookUp look{.destination = Ip(row.to),
+                                      .mark = mark(row.mark)};
+    if (row.from_pod) {
+      look.source = Ip("10.244.1.5");
+      look.input_interface = pod;
+    }
+    const auto route = client_->LookUpRoute(look);
+    EXPECT_EQ(route.ok() ? route->interface_index : 0, row.way)
+        << row.to << " mark " << static_cast<int>(row.mark) << " "
+        << route.status();
+  }
+  // Without the tunnel none of it finds the uplink, and `disabled` only its
+  // own.
+  tun_.reset();
+  for (const Row& row : rows) {
+    if (row.way != tunnel_) continue;
+    netlink::RouteClient::LookUp look{.destination = Ip(row.to),
+                                      .mark = mark(row.mark)};
+    if (row.from_pod) {
+      look.source = Ip("10.244.1.5");
+      look.input_interface = pod;
+    }
+    EXPECT_FALSE(client_->LookUpRoute(look).ok()) << row.to;
+  }
+}
+
+// The block goes in before, and goes after, what it is there for.
+TEST_F(NodeNetworkTest, BarriersComeFirstAndGoLast) {
+  auto listener = *netlink::Socket::Open();
+  std::vector<std::pair<uint16_t, Route>> changes;
+  ASSERT_TRUE(listener
+                  ->Subscribe(
+                      {RTNLGRP_IPV4_ROUTE},
+                      [&](const netlink::Reply& reply) {
+                        const auto route = netlink::DecodeRoute(reply.payload);
+                        if (route.ok() && route->protocol == kRouteProtocol) {
+                          changes.emplace_back(reply.type, *route);
+                        }
+                      },
+                      [] {})
+                  .ok());
+  network_->SetDesired(Desired());
+  listener->HandleReadable();
+  bool carrying = false;
+  for (const auto& [type, route] : changes) {
+    EXPECT_EQ(type, RTM_NEWROUTE);
+    if (!LeadsNowhere(route)) carrying = true;
+    EXPECT_FALSE(carrying && LeadsNowhere(route)) << route.ToString();
+  }
+  EXPECT_TRUE(carrying);
+  changes.clear();
+  DesiredNetwork nothing = Desired();
+  nothing.routes.clear();
+  network_->SetDesired(nothing);
+  listener->HandleReadable();
+  bool barrier_gone = false;
+  for (const auto& [type, route] : changes) {
+    EXPECT_EQ(type, RTM_DELROUTE);
+    if (LeadsNowhere(route)) barrier_gone = true;
+    EXPECT_FALSE(barrier_gone && !LeadsNowhere(route)) << route.ToString();
+  }
+  EXPECT_TRUE(barrier_gone);
+}
+
+TEST_F(NodeNetworkTest, PlaintextPathsNeedLooseUplinks) {
+  Sysctl sysctl;
+  ASSERT_TRUE(sysctl.Write("net/ipv4/conf/all/rp_filter", "1").ok());
+  ASSERT_TRUE(sysctl.Write("net/ipv4/conf/up0/rp_filter", "1").ok());
+  network_->SetDesired(Desired());
+  EXPECT_EQ(*sysctl.Read("net/ipv4/conf/up0/rp_filter"), "1");
+  DesiredNetwork desired = Desired();
+  desired.plain_routes = {{Net("10.244.2.240/28"), Ip("192.0.2.2")}};
+  network_->SetDesired(desired);
+  EXPECT_EQ(*sysctl.Read("net/ipv4/conf/up0/rp_filter"), "2");
+  EXPECT_EQ(*sysctl.Read("net/ipv4/conf/up1/rp_filter"), "0");
 }
 
 TEST_F(NodeNetworkTest, AnInterfaceThatComesLaterIsUsed) {

@@ -1,4 +1,4 @@
-#include "agent/network/nftables.h"
+#include "agent/netlink/nftables.h"
 
 #include <nftables/libnftables.h>
 
@@ -6,15 +6,18 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace espalier::network {
+namespace espalier::netlink {
+namespace {
 
-absl::StatusOr<std::string> Nftables::Run(const std::string& commands) {
+absl::StatusOr<std::string> RunWith(unsigned int flags,
+                                    const std::string& commands) {
   // A context of its own for each call: it caches the ruleset it has seen.
   const std::unique_ptr<nft_ctx, decltype(&nft_ctx_free)> context(
       nft_ctx_new(NFT_CTX_DEFAULT), &nft_ctx_free);
   if (context == nullptr) {
     return absl::ResourceExhaustedError("nftables: no context");
   }
+  nft_ctx_output_set_flags(context.get(), flags);
   nft_ctx_buffer_output(context.get());
   nft_ctx_buffer_error(context.get());
   if (nft_run_cmd_from_buffer(context.get(), commands.c_str()) != 0) {
@@ -24,4 +27,15 @@ absl::StatusOr<std::string> Nftables::Run(const std::string& commands) {
   return std::string(nft_ctx_get_output_buffer(context.get()));
 }
 
-}  // namespace espalier::network
+}  // namespace
+
+absl::StatusOr<std::string> Nftables::Run(const std::string& commands) {
+  return RunWith(0, commands);
+}
+
+absl::StatusOr<std::string> Nftables::RunStateless(
+    const std::string& commands) {
+  return RunWith(NFT_CTX_OUTPUT_STATELESS, commands);
+}
+
+}  // namespace espalier::netlink
