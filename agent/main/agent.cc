@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "agent/base/log.h"
 #include "agent/base/status_macros.h"
+#include "agent/guard/nftables_guard.h"
 #include "agent/main/reload.h"
 #include "agent/mesh/cluster.h"
 
@@ -112,6 +113,7 @@ absl::StatusOr<mesh::Cluster> Agent::ClusterOf(mesh::Config config) const {
 absl::Status Agent::MakeMesh() {
   ESPALIER_ASSIGN_OR_RETURN(network_,
                             network::KernelNodeNetwork::Open(&loop_, &clock_));
+  ESPALIER_RETURN_IF_ERROR(MakeGuards());
   probes_ = std::make_unique<ProbeAdapter>(
       &loop_, [this] { return datapath_->driver()->tunnel_interface(); },
       runtime::ProbeSockets::Handlers{
@@ -127,17 +129,51 @@ absl::Status Agent::MakeMesh() {
               }});
   mesh_ =
       std::make_unique<mesh::Mesh>(&loop_, &clock_, &ike_, datapath_->driver(),
-                                   network_.get(), probes_.get(), &random_);
+                                   guard_.get(), probes_.get(), &random_);
   backend_ =
       std::make_unique<Backend>(Backend::Parts{.loop = &loop_,
                                                .clock = &clock_,
                                                .driver = &driver_,
                                                .mesh = mesh_.get(),
                                                .datapath = datapath_.get(),
+                                               .guard = guard_.get(),
                                                .events = &events_});
   service_ =
       std::make_unique<service::AgentService>(&loop_, backend_.get(), &events_);
   return absl::OkStatus();
+}
+
+absl::Status Agent::MakeGuards() {
+  guard_ = std::make_unique<GuardControl>(
+      &loop_, network_.get(), config_.node.addresses, GuardedDatapath{});
+  guard_->OnRepair([this](const guard::GuardProblem& problem) {
+    backend_->NoteRepair(problem);
+  });
+  if (config_.guard.bpf != mesh::GuardBpf::kOff) {
+    ESPALIER_RETURN_IF_ERROR(AddBpfGuard());
+  }
+  if (config_.guard.nftables) {
+    ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<guard::Guard> nftables,
+                              guard::NftablesGuard::Open(&loop_, &clock_));
+    guard_->Add("nftables", std::move(nftables));
+  }
+  if (guard_->names().size() < 2) {
+    base::Log(LogLevel::kWarning, "not every guard stands",
+              {{"guards", absl::StrJoin(guard_->names(), ", ")}});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Agent::AddBpfGuard() {
+  const absl::Status status =
+      absl::UnimplementedError("this build has no eBPF guard");
+  if (config_.guard.bpf == mesh::GuardBpf::kOn) return status;
+  guard_->Lacks("bpf", status);
+  return absl::OkStatus();
+}
+
+pods::Settings Agent::PodSettings() const {
+  return {config_.node.pod_cidrs, pod_mtu_, config_.modes};
 }
 
 absl::Status Agent::OpenIkeSockets() {
@@ -199,10 +235,11 @@ void Agent::HandleMeshAction(ike::Action& action) {
 absl::Status Agent::StartServers() {
   pod_mtu_ = mesh_->pod_mtu();
   ESPALIER_ASSIGN_OR_RETURN(
-      cni_, service::CniServer::Start(
-                {.run_directory = config_.run_directory,
-                 .state_directory = config_.state_directory,
-                 .settings = {config_.node.pod_cidrs, pod_mtu_}}));
+      cni_,
+      service::CniServer::Start({.run_directory = config_.run_directory,
+                                 .state_directory = config_.state_directory,
+                                 .settings = PodSettings(),
+                                 .guard = guard_.get()}));
   backend_->SetCniServer(cni_.get());
   ESPALIER_ASSIGN_OR_RETURN(
       grpc_, service::GrpcServer::Start(config_.run_directory + "/agent.sock",
@@ -281,6 +318,7 @@ void Agent::Reload() {
   cluster->node = mesh_->node();
   cluster->drain_time = config_.timers.drain_time;
   config_.peers = std::move(loaded->peers);
+  config_.modes = std::move(loaded->modes);
   base::SetLogLevel(loaded->log_level);
   mesh_->SetCluster(*std::move(cluster));
   UpdatePodSettings();
@@ -289,14 +327,12 @@ void Agent::Reload() {
 }
 
 void Agent::UpdatePodSettings() {
-  if (mesh_->pod_mtu() == pod_mtu_) return;
   pod_mtu_ = mesh_->pod_mtu();
-  cni_->Reconfigure({config_.node.pod_cidrs, pod_mtu_},
-                    [](const absl::Status& status) {
-                      if (status.ok()) return;
-                      base::Log(LogLevel::kError, "pod settings not changed",
-                                {{"error", status}});
-                    });
+  cni_->Reconfigure(PodSettings(), [](const absl::Status& status) {
+    if (status.ok()) return;
+    base::Log(LogLevel::kError, "pod settings not changed",
+              {{"error", status}});
+  });
 }
 
 void Agent::Run() { loop_.Run(); }

@@ -16,6 +16,7 @@
 #include "agent/base/clock.h"
 #include "agent/crypto/random.h"
 #include "agent/main/backend.h"
+#include "agent/main/guard_control.h"
 #include "agent/main/ike_adapter.h"
 #include "agent/main/key_log.h"
 #include "agent/main/node_datapath.h"
@@ -56,6 +57,9 @@ class Agent {
   absl::Status StartServers();
   absl::Status MakeMesh();
   absl::StatusOr<mesh::Cluster> ClusterOf(mesh::Config config) const;
+  absl::Status MakeGuards();
+  absl::Status AddBpfGuard();
+  pods::Settings PodSettings() const;
   void SetHooks();
   void SendIke(const ike::Path& path, base::ByteSpan bytes);
   void HandleMeshAction(ike::Action& action);
@@ -81,6 +85,7 @@ class Agent {
   std::unique_ptr<NodeDatapath> datapath_;
   std::unique_ptr<network::KernelNodeNetwork> network_;
   std::unique_ptr<ProbeAdapter> probes_;
+  std::unique_ptr<GuardControl> guard_;
   std::unique_ptr<mesh::Mesh> mesh_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<KeyLog> key_log_;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "agent/base/status_macros.h"
 #include "agent/mesh/config/proposals.h"
 
 namespace espalier::agent {
@@ -231,7 +232,19 @@ void Backend::NoteReload(const absl::Status& status) {
   parts_.events->Publish(out);
 }
 
-absl::Status Backend::Ready() const { return parts_.datapath->Ready(); }
+void Backend::NoteRepair(const guard::GuardProblem& problem) {
+  v1::Event out;
+  SetTime(absl::Now(), out.mutable_time());
+  out.set_kind("guard-repaired");
+  out.set_detail(absl::StrCat(problem.guard, ": ", problem.item, ": ",
+                              problem.status.message()));
+  parts_.events->Publish(out);
+}
+
+absl::Status Backend::Ready() const {
+  ESPALIER_RETURN_IF_ERROR(parts_.datapath->Ready());
+  return parts_.guard->Ready();
+}
 
 void Backend::TakePods(std::function<void(pods::Snapshot)> done) {
   if (cni_ == nullptr) {
@@ -391,6 +404,22 @@ void Backend::TakeMetrics(std::function<void(service::MetricsSnapshot)> done) {
     snapshot->config_stale = !config_error_.ok();
     snapshot->datapath_connected = parts_.datapath->Ready().ok();
     snapshot->pods = pods.pods.size();
+    for (const pods::PodInfo& pod : pods.pods) {
+      ++snapshot->pods_by_mode[base::ModeName(pod.policy.encryption)];
+    }
+    for (const std::string& name : parts_.guard->names()) {
+      snapshot->guards[name] = true;
+    }
+    for (const guard::GuardProblem& problem : parts_.guard->GuardProblems()) {
+      snapshot->guards[problem.guard] = false;
+    }
+    for (const auto& [key, times] : parts_.guard->repairs()) {
+      snapshot->guard_repairs[key.first] += times;
+    }
+    for (const auto& [name, count] : parts_.guard->Counters()) {
+      snapshot->guard_packets.push_back(
+          {name, count.pod, count.verdict, count.drop, count.packets});
+    }
     done(std::move(*snapshot));
   };
   parts_.mesh->RefreshCounters([this, snapshot, finish](absl::Status) {

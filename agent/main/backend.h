@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "agent/main/guard_control.h"
 #include "agent/main/node_datapath.h"
 #include "agent/mesh/mesh.h"
 #include "agent/runtime/ike_driver.h"
@@ -28,6 +29,7 @@ class Backend : public service::AgentBackend {
     runtime::IkeDriver* driver;
     mesh::Mesh* mesh;
     NodeDatapath* datapath;
+    GuardControl* guard;
     service::EventHub* events;
   };
   explicit Backend(Parts parts);
@@ -38,6 +40,7 @@ class Backend : public service::AgentBackend {
   // What happened, for Watch and for the counters.
   void Note(const ike::Event& event);
   void NoteReload(const absl::Status& status);
+  void NoteRepair(const guard::GuardProblem& problem);
 
   // OK, or why this node is not ready.
   absl::Status Ready() const;

@@ -161,6 +161,48 @@ PodNetworkSpec Manager::SpecOf(const Lease& lease) const {
   return spec;
 }
 
+base::PodPolicy Manager::PolicyOf(const Lease& lease) const {
+  // Taken over by its interface alone, which does not tell its namespace.
+  if (!lease.labels.contains(kPodNamespace)) {
+    base::PodPolicy strongest;
+    strongest.problem =
+        "found without a checkpoint, so its namespace is not known: recreate "
+        "the pod";
+    return strongest;
+  }
+  return settings_.modes.Resolve(Label(lease, kPodNamespace),
+                                 Label(lease, kPodName));
+}
+
+PodInfo Manager::InfoOf(const Lease& lease) const {
+  const PodNetworkSpec spec = SpecOf(lease);
+  PodInfo pod;
+  pod.network = spec.network;
+  if (auto parts = ParseOwner(lease.owner)) {
+    pod.container_id = std::move(parts->container_id);
+    pod.interface_name = std::move(parts->interface_name);
+  }
+  pod.pod_namespace = Label(lease, kPodNamespace);
+  pod.pod_name = Label(lease, kPodName);
+  pod.pod_uid = Label(lease, kPodUid);
+  pod.network_namespace = spec.network_namespace;
+  pod.host_interface = HostInterfaceName(lease.owner);
+  pod.addresses = spec.addresses;
+  pod.mtu = spec.mtu;
+  pod.mac = PodMac(lease.owner);
+  pod.policy = PolicyOf(lease);
+  return pod;
+}
+
+void Manager::TellGuard() {
+  if (dependencies_.guard == nullptr || !started_.ok()) return;
+  std::vector<PodInfo> pods;
+  for (const auto& [owner, lease] : allocator_.leases()) {
+    pods.push_back(InfoOf(lease));
+  }
+  dependencies_.guard->SetPods(std::move(pods));
+}
+
 // --- ADD ---
 
 bool Manager::MustWait(const std::string& owner,
@@ -320,10 +362,25 @@ v1::AddResponse Manager::AddNow(const v1::AddRequest& request,
                             std::string(saved.message())));
   }
   const PodNetworkSpec spec = SpecOf(*lease);
-  if (const absl::Status status = dependencies_.network->Attach(spec);
-      !status.ok()) {
-    return Failed(AttachFailed(*lease, status));
+  absl::Status guarded;
+  const auto before_up = [&] {
+    if (dependencies_.guard != nullptr) {
+      guarded = dependencies_.guard->Protect(InfoOf(*lease));
+    }
+    return guarded;
+  };
+  const absl::Status status = dependencies_.network->Attach(spec, before_up);
+  if (!status.ok()) {
+    v1::Error error = AttachFailed(*lease, status);
+    TellGuard();
+    if (!guarded.ok()) {
+      error = MakeError(v1::ERROR_CODE_TRY_AGAIN_LATER,
+                        "the pod's guard is not in place",
+                        std::string(guarded.message()));
+    }
+    return Failed(std::move(error));
   }
+  TellGuard();
   Log(LogLevel::kInfo, "pod attached",
       {{"owner", owner},
        {"pod",
@@ -369,6 +426,7 @@ void Manager::FinishDestroy(const std::string& owner,
   if (status.ok()) {
     allocator_.Release(owner);
     SaveLater("a DEL", Save());
+    TellGuard();
     Log(LogLevel::kInfo, "pod detached", {{"owner", owner}});
   } else {
     Log(LogLevel::kError, "pod's interface not deleted; trying again",
@@ -515,21 +573,7 @@ Snapshot Manager::TakeSnapshot() const {
   Snapshot out;
   for (const auto& [owner, lease] : allocator_.leases()) {
     if (IsDetaching(lease)) continue;
-    const PodNetworkSpec spec = SpecOf(lease);
-    PodInfo pod;
-    pod.network = spec.network;
-    if (auto parts = ParseOwner(owner)) {
-      pod.container_id = std::move(parts->container_id);
-      pod.interface_name = std::move(parts->interface_name);
-    }
-    pod.pod_namespace = Label(lease, kPodNamespace);
-    pod.pod_name = Label(lease, kPodName);
-    pod.pod_uid = Label(lease, kPodUid);
-    pod.network_namespace = spec.network_namespace;
-    pod.host_interface = HostInterfaceName(owner);
-    pod.addresses = spec.addresses;
-    pod.mtu = spec.mtu;
-    out.pods.push_back(std::move(pod));
+    out.pods.push_back(InfoOf(lease));
   }
   out.ipv4 = allocator_.GetUsage(base::Family::kIpv4);
   out.ipv6 = allocator_.GetUsage(base::Family::kIpv6);

@@ -14,6 +14,7 @@
 #include "agent/base/clock.h"
 #include "agent/base/executor.h"
 #include "agent/base/ip_address.h"
+#include "agent/base/pod_modes.h"
 #include "agent/base/run_directory.h"
 #include "agent/ipam/allocator.h"
 #include "agent/ipam/checkpoint.h"
@@ -27,6 +28,7 @@ namespace espalier::pods {
 struct Settings {
   std::vector<base::IpPrefix> pod_cidrs;
   uint32_t mtu = 0;  // of pods' interfaces, octets
+  base::PodModes modes;
 };
 
 struct PodInfo {
@@ -42,6 +44,21 @@ struct PodInfo {
   std::string host_interface;
   std::vector<base::IpAddress> addresses;
   uint32_t mtu = 0;
+  netlink::MacAddress mac{};  // of the pod's end
+  // What holds for it now, on this node.
+  base::PodPolicy policy;
+};
+
+// What stands between pods and the wire. On the manager's thread; may block.
+class PodGuard {
+ public:
+  virtual ~PodGuard() = default;
+  // The pod's interfaces are there and down; on OK it is guarded, and stays so
+  // until a SetPods without it.
+  virtual absl::Status Protect(const PodInfo& pod) = 0;
+  // All whose interfaces exist, those being taken away included. Called
+  // whenever that or a policy has changed, and not before all are known.
+  virtual void SetPods(std::vector<PodInfo> pods) = 0;
 };
 
 struct Snapshot {
@@ -63,8 +80,9 @@ class Manager {
     PodNetwork* network;
     ipam::FileSystem* files;
     base::Clock* clock;
-    base::Executor* self;    // the thread on which all calls are
-    base::Executor* reaper;  // where interfaces are deleted; may be `self`
+    base::Executor* self;       // the thread on which all calls are
+    base::Executor* reaper;     // where interfaces are deleted; may be `self`
+    PodGuard* guard = nullptr;  // null: nothing is guarded (tests)
   };
 
   // Borrowed; everything posted must have run before this goes.
@@ -112,6 +130,9 @@ class Manager {
   void SaveLater(absl::string_view why, const absl::Status& status);
   PodNetworkSpec SpecOf(const ipam::Lease& lease) const;
   bool IsDetaching(const ipam::Lease& lease) const;
+  base::PodPolicy PolicyOf(const ipam::Lease& lease) const;
+  PodInfo InfoOf(const ipam::Lease& lease) const;
+  void TellGuard();
 
   void AddOrDefer(DeferredAdd add);
   v1::AddResponse AddNow(const v1::AddRequest& request,

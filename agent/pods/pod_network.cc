@@ -376,8 +376,9 @@ absl::Status KernelPodNetwork::SetUpPod(netlink::Channel* pod,
   return FirstError(pod->ExecuteBatch(std::move(requests)));
 }
 
-absl::Status KernelPodNetwork::SetUpHost(netlink::Channel* host,
-                                         const PodNetworkSpec& spec) {
+absl::Status KernelPodNetwork::SetUpHost(
+    netlink::Channel* host, const PodNetworkSpec& spec,
+    const std::function<absl::Status()>& before_up) {
   ESPALIER_ASSIGN_OR_RETURN(
       const netlink::Link link,
       RouteClient(host).GetLink(HostInterfaceName(spec.owner)));
@@ -388,6 +389,7 @@ absl::Status KernelPodNetwork::SetUpHost(netlink::Channel* host,
   ESPALIER_RETURN_IF_ERROR(RouteClient(host).ChangeLink(link.index, mark));
   ESPALIER_RETURN_IF_ERROR(
       ApplySettings(kernel_->sysctl(), HostSettings(spec)));
+  ESPALIER_RETURN_IF_ERROR(before_up());
   std::vector<netlink::Request> requests;
   netlink::LinkChange up;
   up.up = true;
@@ -420,7 +422,9 @@ absl::Status KernelPodNetwork::AwaitActive(netlink::Channel* pod,
   }
 }
 
-absl::Status KernelPodNetwork::Attach(const PodNetworkSpec& spec) {
+absl::Status KernelPodNetwork::Attach(
+    const PodNetworkSpec& spec,
+    const std::function<absl::Status()>& before_up) {
   ESPALIER_ASSIGN_OR_RETURN(const OpenNamespace target,
                             Open(spec.network_namespace));
   ESPALIER_ASSIGN_OR_RETURN(const OpenNamespace own,
@@ -450,7 +454,8 @@ absl::Status KernelPodNetwork::Attach(const PodNetworkSpec& spec) {
         return Annotate(SetUpPod(pod.get(), spec), "set up the pod's end");
       });
   if (status.ok()) {
-    status = Annotate(SetUpHost(host.get(), spec), "set up the host's end");
+    status = Annotate(SetUpHost(host.get(), spec, before_up),
+                      "set up the host's end");
   }
   if (status.ok()) {
     status = Annotate(AwaitActive(pod.get(), spec), "wait for the pod's end");

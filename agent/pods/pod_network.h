@@ -12,6 +12,7 @@
 #define ESPALIER_AGENT_PODS_POD_NETWORK_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -56,8 +57,12 @@ class PodNetwork {
 
   // All or nothing: after an error nothing of it is left. AlreadyExists when
   // the pod has an interface of that name, FailedPrecondition when the
-  // namespace is the node's own.
-  virtual absl::Status Attach(const PodNetworkSpec& spec) = 0;
+  // namespace is the node's own. `before_up` runs when the pair is there and
+  // the host's end is still down, so that no packet has passed; its error is
+  // Attach's.
+  virtual absl::Status Attach(
+      const PodNetworkSpec& spec,
+      const std::function<absl::Status()>& before_up) = 0;
 
   // OK when all that Attach made is as it made it; else what is not.
   virtual absl::Status Verify(const PodNetworkSpec& spec) = 0;
@@ -93,7 +98,8 @@ class KernelPodNetwork : public PodNetwork {
   explicit KernelPodNetwork(Kernel* kernel) : kernel_(kernel) {}
 
   absl::StatusOr<std::string> NamespaceId(const std::string& path) override;
-  absl::Status Attach(const PodNetworkSpec& spec) override;
+  absl::Status Attach(const PodNetworkSpec& spec,
+                      const std::function<absl::Status()>& before_up) override;
   absl::Status Verify(const PodNetworkSpec& spec) override;
   absl::Status CutOff(const PodNetworkSpec& spec) override;
   absl::Status Destroy(const std::string& owner) override;
@@ -103,7 +109,8 @@ class KernelPodNetwork : public PodNetwork {
   absl::Status MakePair(netlink::Channel* host, const PodNetworkSpec& spec,
                         int netns_fd);
   absl::Status SetUpPod(netlink::Channel* pod, const PodNetworkSpec& spec);
-  absl::Status SetUpHost(netlink::Channel* host, const PodNetworkSpec& spec);
+  absl::Status SetUpHost(netlink::Channel* host, const PodNetworkSpec& spec,
+                         const std::function<absl::Status()>& before_up);
   static absl::Status AwaitActive(netlink::Channel* pod,
                                   const PodNetworkSpec& spec);
 

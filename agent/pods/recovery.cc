@@ -53,6 +53,7 @@ absl::Status Manager::Start() {
         {{"error", started_}});
     return started_;
   }
+  TellGuard();
   ReplayDeletions();
   if (ready_.ok()) WriteHeartbeat();
   Log(LogLevel::kInfo, "pods taken over",
@@ -71,6 +72,8 @@ absl::Status Manager::Reconfigure(Settings settings) {
       allocator_,
       ipam::Allocator::Restore(settings.pod_cidrs, allocator_.ToState()));
   settings_ = std::move(settings);
+  // First: the node itself enforces a stronger mode at once.
+  TellGuard();
   SaveLater("a change of settings", Save());
   return absl::OkStatus();
 }
@@ -112,6 +115,7 @@ void Manager::TakeOver(const OwnedInterface& found) {
   }
   if (status.ok()) {
     dirty_ = true;
+    TellGuard();
     Log(LogLevel::kWarning, "pod taken over by its interface",
         {{"owner", found.owner}, {"interface", found.host_interface}});
     return;
@@ -153,6 +157,7 @@ void Manager::CollectGone(const std::set<std::string>& present) {
     allocator_.Release(owner);
     dirty_ = true;
   }
+  if (!gone.empty()) TellGuard();
   for (const std::string& owner : unfinished) DestroyInBackground(owner);
 }
 

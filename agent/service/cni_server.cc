@@ -80,9 +80,9 @@ class CniServer::Impl {
  public:
   explicit Impl(const Options& options)
       : network_(&kernel_),
-        manager_(options.run_directory, options.state_directory,
-                 options.settings,
-                 {&network_, &files_, &clock_, &worker_, &reaper_}),
+        manager_(
+            options.run_directory, options.state_directory, options.settings,
+            {&network_, &files_, &clock_, &worker_, &reaper_, options.guard}),
         worker_(base::kHeartbeatInterval, [this] { manager_.Tick(); }),
         service_(&manager_, &worker_) {}
 

@@ -23,6 +23,7 @@ class CniServer {
     std::string run_directory;    // sockets; made when absent, see base
     std::string state_directory;  // the checkpoint; made when absent
     pods::Settings settings;
+    pods::PodGuard* guard = nullptr;  // outlives the server
   };
 
   // Serves at once, but answers "try again later" until the attached pods have

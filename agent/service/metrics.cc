@@ -140,6 +140,37 @@ void AddIke(const MetricsSnapshot& s, Builder* b) {
       .Add(D(s.refused_crypto_jobs));
 }
 
+void AddGuards(const MetricsSnapshot& s, Builder* b) {
+  b->Gauge("espalier_pods_by_mode", "Pods attached on this node, by mode");
+  for (const char* mode : {"required", "preferred", "disabled"}) {
+    const auto found = s.pods_by_mode.find(mode);
+    b->Add(found == s.pods_by_mode.end() ? 0 : D(found->second),
+           {{"mode", mode}});
+  }
+  b->Gauge("espalier_guard_up",
+           "1 while all of a guard stands as it has to; 0 also for one that "
+           "is switched off");
+  for (const char* guard : {"bpf", "nftables"}) {
+    const auto found = s.guards.find(guard);
+    b->Add(found != s.guards.end() && found->second, {{"guard", guard}});
+  }
+  b->Counter("espalier_guard_repairs_total",
+             "What somebody took away from a guard, noticed and made good");
+  for (const char* guard : {"bpf", "nftables"}) {
+    const auto found = s.guard_repairs.find(guard);
+    b->Add(found == s.guard_repairs.end() ? 0 : D(found->second),
+           {{"guard", guard}});
+  }
+  b->Counter("espalier_guard_packets_total",
+             "Packets by what a guard found; result drop or pass");
+  for (const auto& p : s.guard_packets) {
+    b->Add(D(p.packets), {{"guard", p.guard},
+                          {"pod", p.pod},
+                          {"verdict", p.verdict},
+                          {"result", p.drop ? "drop" : "pass"}});
+  }
+}
+
 }  // namespace
 
 std::string RenderMetrics(const MetricsSnapshot& s) {
@@ -157,6 +188,7 @@ std::string RenderMetrics(const MetricsSnapshot& s) {
   b.Gauge("espalier_datapath_connected", "1 while the datapath answers")
       .Add(s.datapath_connected);
   b.Gauge("espalier_pods", "Pods attached on this node").Add(D(s.pods));
+  AddGuards(s, &b);
   b.Counter("espalier_datapath_events_total",
             "The datapath's own counters, by name");
   for (const auto& [name, value] : s.datapath) {

@@ -3,6 +3,7 @@
 #define ESPALIER_AGENT_SERVICE_METRICS_H_
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,6 +39,18 @@ struct MetricsSnapshot {
   bool config_stale = false;  // the file on disk is refused
   bool datapath_connected = false;
   uint64_t pods = 0;
+  std::map<std::string, uint64_t> pods_by_mode;
+  // By name; false while something of it does not stand.
+  std::map<std::string, bool> guards;
+  std::map<std::string, uint64_t> guard_repairs;
+  struct GuardPackets {
+    std::string guard;
+    std::string pod;  // empty: of the node
+    std::string verdict;
+    bool drop = false;
+    uint64_t packets = 0;
+  };
+  std::vector<GuardPackets> guard_packets;
   // The datapath's own counters, by name.
   std::vector<std::pair<std::string, uint64_t>> datapath;
 };

@@ -28,6 +28,9 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
+// Nobody guards.
+absl::Status Nothing() { return absl::OkStatus(); }
+
 // Fails the n-th thing that is asked of the kernel.
 class Fault {
  public:
@@ -194,7 +197,7 @@ class PodNetworkTest : public testing::PrivateNamespaceTest {
 TEST_F(PodNetworkTest, AttachVerifyCutOffDestroy) {
   const PodNetworkSpec spec = Spec();
   ExpectNothing();
-  ASSERT_TRUE(network_.Attach(spec).ok());
+  ASSERT_TRUE(network_.Attach(spec, Nothing).ok());
   const absl::Status verified = network_.Verify(spec);
   EXPECT_TRUE(verified.ok()) << verified;
   EXPECT_THAT(Veths(Host()),
@@ -224,7 +227,7 @@ TEST_F(PodNetworkTest, EachFamilyAlone) {
   for (const char* address : {"10.1.0.2", "fd00::2"}) {
     PodNetworkSpec spec = Spec();
     spec.addresses = {*base::IpAddress::Parse(address)};
-    const absl::Status attached = network_.Attach(spec);
+    const absl::Status attached = network_.Attach(spec, Nothing);
     ASSERT_TRUE(attached.ok()) << attached;
     EXPECT_TRUE(network_.Verify(spec).ok());
     ASSERT_TRUE(network_.Destroy(spec.owner).ok());
@@ -236,7 +239,7 @@ TEST_F(PodNetworkTest, ASandboxThatTurnedIpv6Off) {
   ASSERT_TRUE(netlink::RunInNetworkNamespace(pod_namespace_.fd(), [&] {
                 return sysctl.Write("net/ipv6/conf/default/disable_ipv6", "1");
               }).ok());
-  const absl::Status attached = network_.Attach(Spec());
+  const absl::Status attached = network_.Attach(Spec(), Nothing);
   ASSERT_TRUE(attached.ok()) << attached;
   EXPECT_TRUE(network_.Verify(Spec()).ok());
 }
@@ -247,7 +250,7 @@ TEST_F(PodNetworkTest, EachStepOfAttachFailsInTurn) {
   for (;; ++n) {
     SCOPED_TRACE(n);
     fault_.At(n);
-    const absl::Status status = network_.Attach(Spec());
+    const absl::Status status = network_.Attach(Spec(), Nothing);
     if (!fault_.failed()) {
       EXPECT_TRUE(status.ok()) << status;
       break;
@@ -280,7 +283,7 @@ TEST_F(PodNetworkTest, AnEndThatNeverBecomesActiveLeavesNothing) {
 }
 
 TEST_F(PodNetworkTest, EachStepOfTheOthersFailsInTurn) {
-  ASSERT_TRUE(network_.Attach(Spec()).ok());
+  ASSERT_TRUE(network_.Attach(Spec(), Nothing).ok());
   const auto each = [this](const std::function<absl::Status()>& call) {
     for (int n = 1;; ++n) {
       fault_.At(n);
@@ -298,16 +301,16 @@ TEST_F(PodNetworkTest, EachStepOfTheOthersFailsInTurn) {
 }
 
 TEST_F(PodNetworkTest, AnInterfaceOfThatNameExists) {
-  ASSERT_TRUE(network_.Attach(Spec()).ok());
+  ASSERT_TRUE(network_.Attach(Spec(), Nothing).ok());
   PodNetworkSpec other = Spec("c2@eth0");
-  EXPECT_TRUE(absl::IsAlreadyExists(network_.Attach(other)));
+  EXPECT_TRUE(absl::IsAlreadyExists(network_.Attach(other, Nothing)));
   // The first one's is untouched.
   EXPECT_TRUE(network_.Verify(Spec()).ok());
   EXPECT_THAT(Veths(Host()), SizeIs(1));
   other = Spec("c2@net1");
   other.addresses = {*base::IpAddress::Parse("10.1.0.3")};
   // A second default route of IPv4 cannot be: undone, and the first stays.
-  EXPECT_FALSE(network_.Attach(other).ok());
+  EXPECT_FALSE(network_.Attach(other, Nothing).ok());
   EXPECT_TRUE(network_.Verify(Spec()).ok());
   EXPECT_THAT(Veths(Host()), SizeIs(1));
 }
@@ -315,13 +318,13 @@ TEST_F(PodNetworkTest, AnInterfaceOfThatNameExists) {
 TEST_F(PodNetworkTest, NeverTheNodesOwnNamespaceNorWhatIsNone) {
   PodNetworkSpec spec = Spec();
   spec.network_namespace = "/proc/thread-self/ns/net";
-  EXPECT_TRUE(absl::IsFailedPrecondition(network_.Attach(spec)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(network_.Attach(spec, Nothing)));
   spec.network_namespace = "/proc/self/ns/mnt";
-  EXPECT_TRUE(absl::IsFailedPrecondition(network_.Attach(spec)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(network_.Attach(spec, Nothing)));
   spec.network_namespace = "/etc/hostname";
-  EXPECT_TRUE(absl::IsFailedPrecondition(network_.Attach(spec)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(network_.Attach(spec, Nothing)));
   spec.network_namespace = "/nowhere";
-  EXPECT_TRUE(absl::IsNotFound(network_.Attach(spec)));
+  EXPECT_TRUE(absl::IsNotFound(network_.Attach(spec, Nothing)));
   ExpectNothing();
 }
 
@@ -376,7 +379,7 @@ TEST_F(PodNetworkTest, VerifySeesEachDifference) {
       };
   for (const auto& [command, where] : breaks) {
     SCOPED_TRACE(command);
-    ASSERT_TRUE(network_.Attach(spec).ok());
+    ASSERT_TRUE(network_.Attach(spec, Nothing).ok());
     ASSERT_TRUE(network_.Verify(spec).ok());
     const auto run = [&line = command] {
       return std::system(line.c_str()) == 0
@@ -399,7 +402,7 @@ TEST_F(PodNetworkTest, VerifySeesEachDifference) {
 
 TEST_F(PodNetworkTest, PacketsPassBothWays) {
   const PodNetworkSpec spec = Spec();
-  ASSERT_TRUE(network_.Attach(spec).ok());
+  ASSERT_TRUE(network_.Attach(spec, Nothing).ok());
   // An address for the node to be spoken to.
   ASSERT_EQ(
       std::system("ip link set lo up && ip addr add 10.1.0.1/32 dev lo && "

@@ -33,8 +33,10 @@ class FakeNetwork : public PodNetwork {
     if (it == namespaces.end()) return absl::NotFoundError(path);
     return it->second;
   }
-  absl::Status Attach(const PodNetworkSpec& spec) override {
+  absl::Status Attach(const PodNetworkSpec& spec,
+                      const std::function<absl::Status()>& before_up) override {
     ++attaches;
+    if (const absl::Status status = before_up(); !status.ok()) return status;
     if (!attach_status.ok()) {
       if (attach_leaves_a_pair) pairs[spec.owner] = spec;
       return attach_status;
