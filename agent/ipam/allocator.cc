@@ -30,6 +30,17 @@ uint64_t Capacity(const IpPrefix& prefix) {
              : (uint64_t{1} << host_bits) - Reserved(prefix.family());
 }
 
+IpAddress Below(const IpAddress& address, uint64_t n) {
+  base::Bytes octets(address.bytes().begin(), address.bytes().end());
+  // Borrows like a sum carries, from the last octet on.
+  for (size_t i = octets.size(); i-- > 0 && n != 0;) {
+    const uint64_t low = n & 0xff;
+    n = (n >> 8) + (octets[i] < low ? 1 : 0);
+    octets[i] = static_cast<uint8_t>(octets[i] - low);
+  }
+  return *IpAddress::FromBytes(octets);
+}
+
 uint64_t SaturatingAdd(uint64_t a, uint64_t b) {
   return std::min(a + b, uint64_t{1} << 63);
 }
@@ -81,6 +92,7 @@ absl::StatusOr<Allocator> Allocator::Restore(const std::vector<IpPrefix>& pools,
   for (const Lease& lease : state.leases) {
     ESPALIER_RETURN_IF_ERROR(out.Adopt(lease));
   }
+  out.RestoreBlocks(state.blocks);
   for (const State::Pool& saved : state.pools) {
     for (Pool& pool : out.pools_) {
       if (pool.prefix != saved.prefix) continue;
@@ -92,7 +104,7 @@ absl::StatusOr<Allocator> Allocator::Restore(const std::vector<IpPrefix>& pools,
       }
       for (const IpAddress& address : saved.freed) {
         if (address < pool.first || address > pool.last ||
-            out.used_.contains(address)) {
+            out.used_.contains(address) || out.InBlock(address)) {
           continue;
         }
         if (pool.freed_set.insert(address).second) {
@@ -110,6 +122,7 @@ State Allocator::ToState() const {
     out.pools.push_back(
         {pool.prefix, pool.fresh, {pool.freed.begin(), pool.freed.end()}});
   }
+  out.blocks = blocks_;
   for (const auto& [owner, lease] : leases_) out.leases.push_back(lease);
   return out;
 }
@@ -121,15 +134,22 @@ Allocator::Pool* Allocator::PoolOf(const IpAddress& address) {
   return nullptr;
 }
 
-// Leaves `fresh` at an address that is neither used nor resting, or unset.
-// Each step passes one that is, so it ends after as many as there are.
+// Leaves `fresh` at an address that is neither used nor resting nor in a block,
+// or unset. Each step passes one that is, so it ends after as many as there
+// are.
 void Allocator::SkipTaken(Pool* pool) {
-  while (pool->fresh.has_value() && (used_.contains(*pool->fresh) ||
-                                     pool->freed_set.contains(*pool->fresh))) {
-    if (*pool->fresh == pool->last) {
+  while (pool->fresh.has_value()) {
+    const Block* block = BlockOf(*pool->fresh);
+    if (block == nullptr && !used_.contains(*pool->fresh) &&
+        !pool->freed_set.contains(*pool->fresh)) {
+      return;
+    }
+    const IpAddress passed =
+        block == nullptr ? *pool->fresh : block->prefix.Last();
+    if (passed >= pool->last) {
       pool->fresh.reset();
     } else {
-      pool->fresh = pool->fresh->Plus(1);
+      pool->fresh = passed.Plus(1);
     }
   }
 }
@@ -161,6 +181,8 @@ void Allocator::Return(const IpAddress& address, bool rest) {
   Pool* pool = PoolOf(address);
   if (pool == nullptr) return;
   --pool->used;
+  // A block goes round all its addresses before it hands one out again.
+  if (InBlock(address)) return;
   // A reserved address can have been adopted; it stays reserved.
   if (address < pool->first || address > pool->last) return;
   if (!pool->freed_set.insert(address).second) return;
@@ -182,7 +204,8 @@ std::string Allocator::DescribePools(Family family) const {
 }
 
 absl::StatusOr<Lease> Allocator::Allocate(
-    const std::string& owner, std::map<std::string, std::string> labels) {
+    const std::string& owner, std::map<std::string, std::string> labels,
+    AddressKind kind) {
   if (leases_.contains(owner)) {
     return absl::AlreadyExistsError(absl::StrCat(owner, " has addresses"));
   }
@@ -195,7 +218,8 @@ absl::StatusOr<Lease> Allocator::Allocate(
         pools_.begin(), pools_.end(),
         [family](const Pool& pool) { return pool.prefix.family() == family; });
     if (!wanted) continue;
-    const std::optional<IpAddress> address = Take(family);
+    const std::optional<IpAddress> address =
+        kind == AddressKind::kSealed ? Take(family) : TakePlaintext(family);
     if (!address.has_value()) {
       for (const IpAddress& taken : lease.addresses) Return(taken, false);
       return absl::ResourceExhaustedError(
@@ -206,6 +230,156 @@ absl::StatusOr<Lease> Allocator::Allocate(
   }
   leases_.emplace(owner, lease);
   return lease;
+}
+
+// --- blocks ---
+
+const Allocator::Block* Allocator::BlockOf(const IpAddress& address) const {
+  for (const Block& block : blocks_) {
+    if (block.prefix.Contains(address)) return &block;
+  }
+  return nullptr;
+}
+
+bool Allocator::InPublishedBlock(const IpAddress& address) const {
+  const Block* block = BlockOf(address);
+  return block != nullptr && !block->withdrawn;
+}
+
+std::vector<IpPrefix> Allocator::published_blocks() const {
+  std::vector<IpPrefix> out;
+  for (const Block& block : blocks_) {
+    if (!block.withdrawn) out.push_back(block.prefix);
+  }
+  std::ranges::sort(out);
+  return out;
+}
+
+bool Allocator::IsEmpty(const IpPrefix& prefix) const {
+  const auto at = used_.lower_bound(prefix.First());
+  return at == used_.end() || *at > prefix.Last();
+}
+
+std::optional<IpAddress> Allocator::TakeFrom(Block* block) {
+  Pool* pool = PoolOf(block->prefix.First());
+  if (pool == nullptr) return std::nullopt;
+  IpAddress at = block->next;
+  do {
+    const IpAddress after =
+        at == block->prefix.Last() ? block->prefix.First() : at.Plus(1);
+    if (at >= pool->first && at <= pool->last && !used_.contains(at)) {
+      block->next = after;
+      used_.insert(at);
+      ++pool->used;
+      return at;
+    }
+    at = after;
+  } while (at != block->next);
+  return std::nullopt;
+}
+
+std::optional<IpAddress> Allocator::TakePlaintext(Family family) {
+  for (Block& block : blocks_) {
+    if (block.prefix.family() != family || block.withdrawn) continue;
+    if (const auto address = TakeFrom(&block)) return address;
+  }
+  Block* block = ClaimBlock(family);
+  return block == nullptr ? std::nullopt : TakeFrom(block);
+}
+
+// One that was withdrawn and holds nobody, else the highest that does.
+Allocator::Block* Allocator::ClaimBlock(Family family) {
+  for (Block& block : blocks_) {
+    if (block.prefix.family() == family && block.withdrawn &&
+        IsEmpty(block.prefix)) {
+      block.withdrawn.reset();
+      return &block;
+    }
+  }
+  const int length = BlockLength(family);
+  for (Pool& pool : pools_) {
+    // The lowest block, with the tunnel's address, is never one of these.
+    if (pool.prefix.family() != family || pool.prefix.length() >= length) {
+      continue;
+    }
+    const int bits = std::min(length - pool.prefix.length(), 62);
+    const uint64_t count = uint64_t{1} << bits;
+    const IpPrefix top = *IpPrefix::Make(pool.prefix.Last(), length);
+    for (uint64_t n = 0; n + 1 < count && n < kMaxBlocks; ++n) {
+      const IpAddress at = Below(top.First(), 16 * n);
+      const IpPrefix prefix = *IpPrefix::Make(at, length);
+      if (!IsEmpty(prefix) || BlockOf(at) != nullptr) continue;
+      std::erase_if(pool.freed, [&](const IpAddress& address) {
+        return prefix.Contains(address);
+      });
+      std::erase_if(pool.freed_set, [&](const IpAddress& address) {
+        return prefix.Contains(address);
+      });
+      blocks_.push_back({prefix, prefix.First(), std::nullopt});
+      return &blocks_.back();
+    }
+  }
+  return nullptr;
+}
+
+bool Allocator::WithdrawBlocks(
+    const std::function<bool(const Lease&)>& may_be_plaintext, int64_t now) {
+  bool changed = false;
+  for (Block& block : blocks_) {
+    if (block.withdrawn) continue;
+    const bool holds_other = std::ranges::any_of(leases_, [&](const auto& at) {
+      const Lease& lease = at.second;
+      return std::ranges::any_of(lease.addresses,
+                                 [&](const IpAddress& address) {
+                                   return block.prefix.Contains(address);
+                                 }) &&
+             !may_be_plaintext(lease);
+    });
+    if (!holds_other && !IsEmpty(block.prefix)) continue;
+    block.withdrawn = now;
+    changed = true;
+  }
+  return changed;
+}
+
+bool Allocator::RetireBlocks(int64_t until) {
+  std::vector<IpPrefix> retired;
+  std::erase_if(blocks_, [&](const Block& block) {
+    if (!block.withdrawn || *block.withdrawn > until) return false;
+    retired.push_back(block.prefix);
+    return true;
+  });
+  for (const IpPrefix& prefix : retired) {
+    Pool* pool = PoolOf(prefix.First());
+    if (pool == nullptr) continue;
+    // What the fresh ones have not come to yet, they will.
+    IpAddress at = prefix.First();
+    for (;; at = at.Plus(1)) {
+      const bool passed = !pool->fresh || at < *pool->fresh;
+      if (passed && at >= pool->first && at <= pool->last &&
+          !used_.contains(at) && pool->freed_set.insert(at).second) {
+        pool->freed.push_back(at);
+      }
+      if (at == prefix.Last()) break;
+    }
+  }
+  return !retired.empty();
+}
+
+void Allocator::RestoreBlocks(const std::vector<Block>& blocks) {
+  for (const Block& block : blocks) {
+    const Pool* pool = PoolOf(block.prefix.First());
+    const bool right =
+        pool != nullptr && pool->prefix.Contains(block.prefix) &&
+        block.prefix.length() == BlockLength(block.prefix.family()) &&
+        !block.prefix.Contains(pool->prefix.First()) &&
+        BlockOf(block.prefix.First()) == nullptr;
+    if (!right) continue;
+    blocks_.push_back(block);
+    if (!block.prefix.Contains(block.next)) {
+      blocks_.back().next = block.prefix.First();
+    }
+  }
 }
 
 absl::Status Allocator::Adopt(Lease lease) {

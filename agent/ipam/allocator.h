@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -35,12 +36,34 @@ struct State {
     std::vector<base::IpAddress> freed;  // longest ago first
     friend bool operator==(const Pool&, const Pool&) = default;
   };
+  // A part of a pool for owners whose traffic may be plaintext.
+  struct Block {
+    base::IpPrefix prefix;
+    // Where the search for the next free address begins.
+    base::IpAddress next;
+    // When it was withdrawn, seconds since the Unix epoch; unset: published.
+    std::optional<int64_t> withdrawn;
+    friend bool operator==(const Block&, const Block&) = default;
+  };
   std::vector<Pool> pools;
+  std::vector<Block> blocks;
   std::vector<Lease> leases;  // by owner
   friend bool operator==(const State&, const State&) = default;
 };
 
+// Where an owner's addresses come from.
+enum class AddressKind : uint8_t {
+  kSealed,     // never out of a block, a withdrawn one included
+  kPlaintext,  // out of a published block
+};
+
 // Not thread-safe.
+//
+// Addresses at which plaintext is allowed lie in blocks of their own (a /28, an
+// IPv6 /124), which are published to peers: all other addresses are ESP or
+// nothing to everybody. A block is claimed from the top of a pool when it is
+// needed, and holds nothing else. Once it is withdrawn its addresses wait until
+// it is retired: peers may not have heard of it yet.
 //
 // An address that was freed is not reused at once, because peers and
 // connection tracking still speak of its last holder: fresh addresses go
@@ -50,6 +73,8 @@ struct State {
 class Allocator {
  public:
   static constexpr size_t kMaxFreed = 256;
+  // So many blocks of a pool are looked at for a free one.
+  static constexpr uint64_t kMaxBlocks = 4096;
 
   // The node's pod CIDRs, in order of preference; none may overlap another,
   // and each must have room (an IPv4 prefix of /30 or shorter, an IPv6 one of
@@ -66,15 +91,35 @@ class Allocator {
 
   State ToState() const;
 
+  static int BlockLength(base::Family family) {
+    return family == base::Family::kIpv4 ? 28 : 124;
+  }
+
   // One address of each family that has a pool. AlreadyExists when the owner
   // has a lease; ResourceExhausted, naming the family and its pools, when one
   // is full; FailedPrecondition without pools. After an error nothing changed.
   absl::StatusOr<Lease> Allocate(const std::string& owner,
-                                 std::map<std::string, std::string> labels);
+                                 std::map<std::string, std::string> labels,
+                                 AddressKind kind = AddressKind::kSealed);
 
   // Takes over what is found to be in use. AlreadyExists when the owner or an
   // address is taken.
   absl::Status Adopt(Lease lease);
+
+  // Withdraws the published blocks that hold an address of a lease for which
+  // `may_be_plaintext` is false, and those that hold none. True when there were
+  // such.
+  bool WithdrawBlocks(const std::function<bool(const Lease&)>& may_be_plaintext,
+                      int64_t now);
+  // Makes the blocks that were withdrawn at `until` or earlier ordinary parts
+  // of their pools. True when there were such.
+  bool RetireBlocks(int64_t until);
+  std::vector<base::IpPrefix> published_blocks() const;
+  // In a block, and whether that is still published.
+  bool InPublishedBlock(const base::IpAddress& address) const;
+  bool InBlock(const base::IpAddress& address) const {
+    return BlockOf(address) != nullptr;
+  }
 
   // False when the owner has none.
   bool Release(const std::string& owner);
@@ -112,13 +157,22 @@ class Allocator {
 
   static absl::StatusOr<Pool> MakePool(const base::IpPrefix& prefix);
 
+  using Block = State::Block;
+
   Pool* PoolOf(const base::IpAddress& address);
+  const Block* BlockOf(const base::IpAddress& address) const;
   void SkipTaken(Pool* pool);
   std::optional<base::IpAddress> Take(base::Family family);
+  std::optional<base::IpAddress> TakePlaintext(base::Family family);
+  std::optional<base::IpAddress> TakeFrom(Block* block);
+  bool IsEmpty(const base::IpPrefix& prefix) const;
+  Block* ClaimBlock(base::Family family);
+  void RestoreBlocks(const std::vector<Block>& blocks);
   void Return(const base::IpAddress& address, bool rest);
   std::string DescribePools(base::Family family) const;
 
   std::vector<Pool> pools_;
+  std::vector<Block> blocks_;
   std::map<std::string, Lease> leases_;
   std::set<base::IpAddress> used_;
 };

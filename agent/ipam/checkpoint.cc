@@ -61,6 +61,29 @@ absl::StatusOr<State::Pool> ParsePool(const json& object) {
   return pool;
 }
 
+absl::StatusOr<IpAddress> ParseAddress(const json& object, const char* key) {
+  const auto it = object.find(key);
+  if (it == object.end() || !it->is_string()) return Malformed(key);
+  return IpAddress::Parse(it->get<std::string>());
+}
+
+absl::StatusOr<State::Block> ParseBlock(const json& object) {
+  if (!object.is_object()) return Malformed("plaintextBlocks");
+  const auto cidr = object.find("cidr");
+  if (cidr == object.end() || !cidr->is_string()) return Malformed("cidr");
+  State::Block block;
+  ESPALIER_ASSIGN_OR_RETURN(block.prefix,
+                            IpPrefix::Parse(cidr->get<std::string>()));
+  ESPALIER_ASSIGN_OR_RETURN(block.next, ParseAddress(object, "next"));
+  const auto withdrawn = object.find("withdrawn");
+  if (withdrawn == object.end()) return Malformed("withdrawn");
+  if (!withdrawn->is_null()) {
+    if (!withdrawn->is_number_integer()) return Malformed("withdrawn");
+    block.withdrawn = withdrawn->get<int64_t>();
+  }
+  return block;
+}
+
 absl::StatusOr<Lease> ParseLease(const json& object) {
   if (!object.is_object()) return Malformed("leases");
   const auto owner = object.find("owner");
@@ -91,6 +114,14 @@ std::string FormatState(const State& state, const std::string& boot_id) {
     if (pool.fresh.has_value()) entry["fresh"] = pool.fresh->ToString();
     pools.push_back(std::move(entry));
   }
+  json blocks = json::array();
+  for (const State::Block& block : state.blocks) {
+    json entry = {{"cidr", block.prefix.ToString()},
+                  {"next", block.next.ToString()},
+                  {"withdrawn", nullptr}};
+    if (block.withdrawn) entry["withdrawn"] = *block.withdrawn;
+    blocks.push_back(std::move(entry));
+  }
   json leases = json::array();
   for (const Lease& lease : state.leases) {
     leases.push_back({{"owner", lease.owner},
@@ -100,6 +131,7 @@ std::string FormatState(const State& state, const std::string& boot_id) {
   const json document = {{"version", kVersion},
                          {"bootId", boot_id},
                          {"pools", std::move(pools)},
+                         {"plaintextBlocks", std::move(blocks)},
                          {"leases", std::move(leases)}};
   return document.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }
@@ -138,6 +170,15 @@ absl::StatusOr<ParsedState> ParseState(absl::string_view text) {
   for (const json& entry : *pools) {
     ESPALIER_ASSIGN_OR_RETURN(State::Pool pool, ParsePool(entry));
     out.state.pools.push_back(std::move(pool));
+  }
+  // A file from before there were any has none.
+  const auto blocks = document.find("plaintextBlocks");
+  if (blocks != document.end()) {
+    if (!blocks->is_array()) return Malformed("plaintextBlocks");
+    for (const json& entry : *blocks) {
+      ESPALIER_ASSIGN_OR_RETURN(State::Block block, ParseBlock(entry));
+      out.state.blocks.push_back(block);
+    }
   }
   const auto leases = document.find("leases");
   if (leases == document.end() || !leases->is_array()) {

@@ -161,7 +161,7 @@ PodNetworkSpec Manager::SpecOf(const Lease& lease) const {
   return spec;
 }
 
-base::PodPolicy Manager::PolicyOf(const Lease& lease) const {
+base::PodPolicy Manager::AskedPolicyOf(const Lease& lease) const {
   // Taken over by its interface alone, which does not tell its namespace.
   if (!lease.labels.contains(kPodNamespace)) {
     base::PodPolicy strongest;
@@ -172,6 +172,35 @@ base::PodPolicy Manager::PolicyOf(const Lease& lease) const {
   }
   return settings_.modes.Resolve(Label(lease, kPodNamespace),
                                  Label(lease, kPodName));
+}
+
+base::PodPolicy Manager::PolicyOf(const Lease& lease) const {
+  base::PodPolicy policy = AskedPolicyOf(lease);
+  if (policy.encryption == base::Mode::kDisabled &&
+      !std::ranges::all_of(lease.addresses,
+                           [this](const base::IpAddress& address) {
+                             return allocator_.InPublishedBlock(address);
+                           })) {
+    // To its peers its address is ESP or nothing.
+    policy.encryption = base::Mode::kPreferred;
+    absl::StrAppend(&policy.problem, policy.problem.empty() ? "" : "; ",
+                    "encryption: disabled takes effect when the pod is made "
+                    "anew: its address is in no plaintext block");
+  }
+  return policy;
+}
+
+bool Manager::UpdateBlocks() {
+  const int64_t now = absl::ToUnixSeconds(dependencies_.clock->Now());
+  const bool withdrawn = allocator_.WithdrawBlocks(
+      [this](const Lease& lease) {
+        return AskedPolicyOf(lease).encryption == base::Mode::kDisabled;
+      },
+      now);
+  const bool retired = allocator_.RetireBlocks(
+      now - absl::ToInt64Seconds(settings_.plaintext_settle));
+  if (withdrawn || retired) dirty_ = true;
+  return withdrawn || retired;
 }
 
 PodInfo Manager::InfoOf(const Lease& lease) const {
@@ -191,6 +220,11 @@ PodInfo Manager::InfoOf(const Lease& lease) const {
   pod.mtu = spec.mtu;
   pod.mac = PodMac(lease.owner);
   pod.policy = PolicyOf(lease);
+  pod.settling = pod.policy.encryption == base::Mode::kRequired &&
+                 std::ranges::any_of(lease.addresses,
+                                     [this](const base::IpAddress& address) {
+                                       return allocator_.InBlock(address);
+                                     });
   return pod;
 }
 
@@ -296,14 +330,25 @@ absl::StatusOr<Lease> Manager::AllocateFor(const v1::AddRequest& request,
       {kPodName, request.pod().name()},
       {kPodUid, request.pod().uid()},
   };
-  absl::StatusOr<Lease> lease = allocator_.Allocate(owner, labels);
+  const auto allocate = [&]() -> absl::StatusOr<Lease> {
+    if (AskedPolicyOf({.owner = owner, .labels = labels}).encryption ==
+        base::Mode::kDisabled) {
+      absl::StatusOr<Lease> plaintext =
+          allocator_.Allocate(owner, labels, ipam::AddressKind::kPlaintext);
+      if (!absl::IsResourceExhausted(plaintext.status())) return plaintext;
+      Log(LogLevel::kWarning, "no plaintext block is free: the pod gets ESP",
+          {{"owner", owner}});
+    }
+    return allocator_.Allocate(owner, labels);
+  };
+  absl::StatusOr<Lease> lease = allocate();
   if (!absl::IsResourceExhausted(lease.status())) return lease;
   // Some may be free without anyone having said so.
   ReplayDeletions();
   if (const absl::Status status = Reconcile(); !status.ok()) {
     Log(LogLevel::kWarning, "pod interfaces not listed", {{"error", status}});
   }
-  return allocator_.Allocate(owner, labels);
+  return allocate();
 }
 
 v1::Error Manager::AttachFailed(const Lease& lease,
@@ -425,6 +470,7 @@ void Manager::FinishDestroy(const std::string& owner,
   destroying_.erase(owner);
   if (status.ok()) {
     allocator_.Release(owner);
+    UpdateBlocks();
     SaveLater("a DEL", Save());
     TellGuard();
     Log(LogLevel::kInfo, "pod detached", {{"owner", owner}});
@@ -575,6 +621,7 @@ Snapshot Manager::TakeSnapshot() const {
     if (IsDetaching(lease)) continue;
     out.pods.push_back(InfoOf(lease));
   }
+  out.plaintext_blocks = allocator_.published_blocks();
   out.ipv4 = allocator_.GetUsage(base::Family::kIpv4);
   out.ipv6 = allocator_.GetUsage(base::Family::kIpv6);
   return out;

@@ -29,6 +29,8 @@ struct Settings {
   std::vector<base::IpPrefix> pod_cidrs;
   uint32_t mtu = 0;  // of pods' interfaces, octets
   base::PodModes modes;
+  // How long peers may go by a plaintext block that was withdrawn.
+  absl::Duration plaintext_settle = absl::Seconds(30);
 };
 
 struct PodInfo {
@@ -47,6 +49,9 @@ struct PodInfo {
   netlink::MacAddress mac{};  // of the pod's end
   // What holds for it now, on this node.
   base::PodPolicy policy;
+  // It is `required` here, but peers may still go by a block that allowed
+  // plaintext to its address.
+  bool settling = false;
 };
 
 // What stands between pods and the wire. On the manager's thread; may block.
@@ -63,6 +68,8 @@ class PodGuard {
 
 struct Snapshot {
   std::vector<PodInfo> pods;
+  // Where this node's `disabled` pods are, for its peers.
+  std::vector<base::IpPrefix> plaintext_blocks;
   ipam::Allocator::Usage ipv4;
   ipam::Allocator::Usage ipv6;
 };
@@ -132,6 +139,10 @@ class Manager {
   bool IsDetaching(const ipam::Lease& lease) const;
   base::PodPolicy PolicyOf(const ipam::Lease& lease) const;
   PodInfo InfoOf(const ipam::Lease& lease) const;
+  base::PodPolicy AskedPolicyOf(const ipam::Lease& lease) const;
+  // Withdraws blocks that hold what must not be plaintext, and retires those
+  // that peers have forgotten. True when there were such.
+  bool UpdateBlocks();
   void TellGuard();
 
   void AddOrDefer(DeferredAdd add);

@@ -40,11 +40,18 @@ absl::Status Manager::Start() {
       Log(LogLevel::kInfo, "pods of before the reboot forgotten",
           {{"pods", loaded.state.leases.size()}});
       loaded.state.leases.clear();
+      // The clock began anew: what is left of their time is not known.
+      for (ipam::State::Block& block : loaded.state.blocks) {
+        if (block.withdrawn) {
+          block.withdrawn = absl::ToUnixSeconds(dependencies_.clock->Now());
+        }
+      }
     }
     ESPALIER_ASSIGN_OR_RETURN(
         allocator_,
         ipam::Allocator::Restore(settings_.pod_cidrs, loaded.state));
     ESPALIER_RETURN_IF_ERROR(Reconcile());
+    UpdateBlocks();
     return Save();
   };
   started_ = start();
@@ -72,6 +79,7 @@ absl::Status Manager::Reconfigure(Settings settings) {
       allocator_,
       ipam::Allocator::Restore(settings.pod_cidrs, allocator_.ToState()));
   settings_ = std::move(settings);
+  UpdateBlocks();
   // First: the node itself enforces a stronger mode at once.
   TellGuard();
   SaveLater("a change of settings", Save());
@@ -84,6 +92,7 @@ void Manager::Tick() {
   if (const absl::Status status = Reconcile(); !status.ok()) {
     Log(LogLevel::kWarning, "pod interfaces not listed", {{"error", status}});
   }
+  if (UpdateBlocks()) TellGuard();
   if (dirty_) SaveLater("a tick", Save());
   if (ready_.ok()) WriteHeartbeat();
 }

@@ -26,12 +26,20 @@ class Life {
         allocator_(*Allocator::Create(pools_)) {}
 
   void Step() {
-    switch (random_() % 8) {
+    ++now_;
+    switch (random_() % 12) {
       case 0:
       case 1:
       case 2:
       case 3:
         return Allocate();
+      case 8:
+      case 9:
+        return AllocatePlaintext();
+      case 10:
+        return Strengthen();
+      case 11:
+        return Settle();
       case 4:
         return Restart();
       case 5:
@@ -53,11 +61,15 @@ class Life {
       }
     }
     EXPECT_EQ(allocator_.leases().size(), model_.size());
+    CheckBlocks();
   }
 
   // Nothing is lost: all that the pools hold can be taken.
   void Drain() {
     while (!model_.empty()) ReleaseOwner(model_.begin()->first);
+    allocator_.WithdrawBlocks([](const Lease&) { return true; }, now_);
+    allocator_.RetireBlocks(now_);
+    EXPECT_TRUE(allocator_.ToState().blocks.empty());
     uint64_t count = 0;
     while (allocator_.Allocate("drain" + std::to_string(count), {}).ok()) {
       ++count;
@@ -68,6 +80,60 @@ class Life {
   }
 
  private:
+  static constexpr int64_t kSettle = 20;
+
+  // What a peer believes: an address is plaintext from the moment its block is
+  // published until kSettle after it was withdrawn. Nobody who is sealed gets
+  // one of these; who is strengthened in one is protected kSettle later.
+  void CheckBlocks() {
+    for (const IpPrefix& block : allocator_.published_blocks()) {
+      believed_[block] = now_;
+    }
+    for (const auto& [owner, lease] : allocator_.leases()) {
+      for (const IpAddress& address : lease.addresses) {
+        if (plaintext_.contains(owner)) {
+          EXPECT_TRUE(allocator_.InBlock(address) ||
+                      !allocator_.InPublishedBlock(address));
+        } else if (!strengthened_.contains(owner)) {
+          EXPECT_FALSE(allocator_.InBlock(address)) << address.ToString();
+        } else {
+          EXPECT_FALSE(allocator_.InPublishedBlock(address))
+              << owner << " " << address.ToString();
+        }
+      }
+    }
+  }
+  void AllocatePlaintext() {
+    const std::string owner = "pod" + std::to_string(next_++);
+    const auto lease = allocator_.Allocate(owner, {}, AddressKind::kPlaintext);
+    if (!lease.ok()) {
+      EXPECT_TRUE(absl::IsResourceExhausted(lease.status()));
+      return;
+    }
+    model_[owner] = lease->addresses;
+    plaintext_.insert(owner);
+    for (const IpAddress& address : lease->addresses) {
+      EXPECT_TRUE(allocator_.InPublishedBlock(address));
+    }
+  }
+  // A pod's mode changes while it runs.
+  void Strengthen() {
+    if (!plaintext_.empty()) {
+      strengthened_.insert(*plaintext_.begin());
+      plaintext_.erase(plaintext_.begin());
+    }
+    Withdraw();
+  }
+  void Withdraw() {
+    allocator_.WithdrawBlocks(
+        [this](const Lease& lease) { return plaintext_.contains(lease.owner); },
+        now_);
+  }
+  void Settle() {
+    Withdraw();
+    allocator_.RetireBlocks(now_ - kSettle);
+  }
+
   bool IsReserved(const IpAddress& address) const {
     for (const IpPrefix& pool : pools_) {
       if (!pool.Contains(address)) continue;
@@ -85,6 +151,13 @@ class Life {
       return;
     }
     model_[owner] = lease->addresses;
+    for (const IpAddress& address : lease->addresses) {
+      for (const auto& [block, last] : believed_) {
+        if (block.Contains(address)) {
+          EXPECT_LE(last + kSettle, now_) << address.ToString();
+        }
+      }
+    }
   }
   std::string AnyOwner() {
     auto it = model_.begin();
@@ -93,7 +166,7 @@ class Life {
   }
   void ReleaseOwner(const std::string& owner) {
     EXPECT_TRUE(allocator_.Release(owner));
-    model_.erase(owner);
+    Drop(owner);
   }
   void Release() {
     if (!model_.empty()) ReleaseOwner(AnyOwner());
@@ -102,7 +175,12 @@ class Life {
     if (model_.empty()) return;
     const std::string owner = AnyOwner();
     allocator_.Forget(owner);
+    Drop(owner);
+  }
+  void Drop(const std::string& owner) {
     model_.erase(owner);
+    plaintext_.erase(owner);
+    strengthened_.erase(owner);
   }
   void Restart() {
     const State before = allocator_.ToState();
@@ -118,6 +196,9 @@ class Life {
   const std::vector<IpPrefix> pools_;
   Allocator allocator_;
   std::map<std::string, std::vector<IpAddress>> model_;
+  std::set<std::string> plaintext_, strengthened_;
+  std::map<IpPrefix, int64_t> believed_;  // block, when it was last published
+  int64_t now_ = 0;
   int next_ = 0;
 };
 
@@ -128,6 +209,7 @@ TEST(IpamPropertyTest, RandomLives) {
       {"10.1.0.0/28", "fd00::/124"},
       {"10.1.0.0/30", "10.1.0.16/28", "fd00::/126", "fd00::100/124"},
       {"10.1.0.0/22", "fd00::/118"},
+      {"10.1.0.0/26", "fd00::/120"},
   };
   for (uint32_t seed = 0; seed < 100; ++seed) {
     SCOPED_TRACE(seed);
