@@ -144,8 +144,12 @@ absl::Status Agent::MakeMesh() {
 }
 
 absl::Status Agent::MakeGuards() {
+  const bool policy_based =
+      datapath_->kind() == mesh::DatapathDriver::kKernel &&
+      config_.kernel_routing == mesh::KernelRouting::kPolicyBased;
   guard_ = std::make_unique<GuardControl>(
-      &loop_, network_.get(), config_.node.addresses, GuardedDatapath{});
+      &loop_, network_.get(), config_.node.addresses,
+      GuardedDatapath{.policy_based = policy_based});
   guard_->OnRepair([this](const guard::GuardProblem& problem) {
     backend_->NoteRepair(problem);
   });
