@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "agent/base/log.h"
 #include "agent/base/status_macros.h"
+#include "agent/guard/bpf_guard.h"
 #include "agent/guard/nftables_guard.h"
 #include "agent/main/reload.h"
 #include "agent/mesh/cluster.h"
@@ -169,8 +170,14 @@ absl::Status Agent::MakeGuards() {
 }
 
 absl::Status Agent::AddBpfGuard() {
-  const absl::Status status =
-      absl::UnimplementedError("this build has no eBPF guard");
+  absl::StatusOr<std::unique_ptr<guard::BpfGuard>> bpf =
+      guard::BpfGuard::Open(&loop_, &clock_);
+  if (bpf.ok()) {
+    guard_->Add("bpf", *std::move(bpf));
+    return absl::OkStatus();
+  }
+  const absl::Status status = base::Annotate(
+      bpf.status(), "the eBPF guard (guard.bpf) cannot stand here");
   if (config_.guard.bpf == mesh::GuardBpf::kOn) return status;
   guard_->Lacks("bpf", status);
   return absl::OkStatus();
