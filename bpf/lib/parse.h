@@ -50,7 +50,7 @@ struct packet {
     const __u8* _data = (const __u8*)(long)(skb)->data;                       \
     const __u8* _end = (const __u8*)(long)(skb)->data_end;                    \
     int _failed = 0;                                                          \
-    if (_offset <= 64 && _data + _offset + sizeof(*(to)) <= _end) {           \
+    if (_offset <= 128 && _data + _offset + sizeof(*(to)) <= _end) {          \
       __builtin_memcpy((to),                                                  \
                        __builtin_assume_aligned(_data + _offset, (align)),    \
                        sizeof(*(to)));                                        \
@@ -191,9 +191,7 @@ static __always_inline enum parse_status parse_ports(struct __sk_buff* skb,
       return PARSE_OK;
   }
   __u16 ports[2];
-  if (bpf_skb_load_bytes(skb, p->l4, ports, sizeof(ports)) != 0) {
-    return PARSE_MALFORMED;
-  }
+  if (READ_AT(skb, p->l4, &ports, 2)) return PARSE_MALFORMED;
   p->source_port = ports[0];
   p->destination_port = ports[1];
   return PARSE_OK;
