@@ -227,6 +227,18 @@ absl::StatusOr<MacContext> MakeMac(base::EspIntegrity integrity,
   return context;
 }
 
+constexpr size_t kProcessKey = 32;
+
+// Of KeyFingerprint.
+base::SecretBytes& ProcessKey() {
+  static base::SecretBytes* const process_key = [] {
+    auto* key = new base::SecretBytes(kProcessKey);
+    if (RAND_bytes(key->mutable_span().data(), kProcessKey) != 1) std::abort();
+    return key;
+  }();
+  return *process_key;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<EspCipher>> MakeEspCipher(
@@ -268,13 +280,12 @@ absl::StatusOr<std::unique_ptr<EspCipher>> MakeEspCipher(
                                      suite.esn, suite.icv_size());
 }
 
+base::SecretBytes FingerprintKey() { return ProcessKey().Clone(); }
+
+void SetFingerprintKey(base::SecretBytes key) { ProcessKey() = std::move(key); }
+
 uint64_t KeyFingerprint(base::ByteSpan encryption_key,
                         base::ByteSpan integrity_key) {
-  static const base::SecretBytes* const process_key = [] {
-    auto* key = new base::SecretBytes(32);
-    if (RAND_bytes(key->mutable_span().data(), 32) != 1) std::abort();
-    return key;
-  }();
   base::SecretBytes both(encryption_key.size() + integrity_key.size());
   std::memcpy(both.mutable_span().data(), encryption_key.data(),
               encryption_key.size());
@@ -284,7 +295,7 @@ uint64_t KeyFingerprint(base::ByteSpan encryption_key,
   }
   std::array<uint8_t, EVP_MAX_MD_SIZE> digest{};
   unsigned size = 0;
-  if (HMAC(EVP_sha256(), process_key->span().data(), 32, both.span().data(),
+  if (HMAC(EVP_sha256(), ProcessKey().span().data(), kProcessKey, both.span().data(),
            both.size(), digest.data(), &size) == nullptr) {
     std::abort();
   }

@@ -44,9 +44,14 @@ absl::StatusOr<std::unique_ptr<EspCipher>> MakeEspCipher(
     base::ByteSpan encryption_key, base::ByteSpan integrity_key);
 
 // A 64-bit name of a key under which it can be recognised in this process but
-// not found again: HMAC-SHA-256 with a key that dies with the process.
+// not found again: HMAC-SHA-256 with a random key, that dies with the process
+// unless the next one is given it.
 uint64_t KeyFingerprint(base::ByteSpan encryption_key,
                         base::ByteSpan integrity_key);
+// A copy of that random key, and its replacement by the key of the process
+// before: then names mean the same in both. One thread.
+base::SecretBytes FingerprintKey();
+void SetFingerprintKey(base::SecretBytes key);
 
 }  // namespace espalier::crypto
 

@@ -141,6 +141,11 @@ bool ControlServer::Handle(int fd, control::Frame frame) {
     Drop(fd);
     return false;
   }
+  if (std::holds_alternative<control::HandOver>(frame.message)) {
+    handed_over_ = on_hand_over_ && on_hand_over_(fd);
+    if (!handed_over_) Drop(fd);
+    return false;
+  }
   const auto reply = [&](absl::Status status) {
     return Send(fd, {frame.id, control::Reply{std::move(status)}});
   };

@@ -37,6 +37,14 @@ class ControlServer {
   // To the subscribed agent; false when there is none, or when it does not
   // keep up and the event is one that may be lost.
   bool SendEvent(control::Message event);
+  // What HandOver on this connection asks for; true when it was done. Then
+  // handed_over() says so, and nothing here may be used any more.
+  using OnHandOver = std::function<bool(int fd)>;
+  void SetOnHandOver(OnHandOver on_hand_over) {
+    on_hand_over_ = std::move(on_hand_over);
+  }
+  bool handed_over() const { return handed_over_; }
+
   bool has_agent() const { return agent_ >= 0; }
 
  private:
@@ -66,6 +74,8 @@ class ControlServer {
   Engine* engine_ = nullptr;
   std::map<int, Client> clients_;
   int agent_ = -1;
+  OnHandOver on_hand_over_;
+  bool handed_over_ = false;
 };
 
 }  // namespace espalier::esp

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "agent/base/clock.h"
 #include "agent/esp/control/messages.h"
@@ -56,6 +57,15 @@ class Engine {
   void SendKeepalive(const control::SendKeepalive& request);
   // An agent came: it is told again of what expired before.
   void RepeatEvents();
+
+  // --- the hand-over to the next process (hand_over.h) ---
+
+  // All state, frame by frame; ends with the first error of `send`.
+  absl::Status HandOver(
+      absl::FunctionRef<absl::Status(control::Message)> send);
+  // One such frame, in the order in which HandOver sent them. After an error
+  // this engine must not run.
+  absl::Status Adopt(control::Message message);
 
   const Statistics& statistics() const { return *statistics_; }
 

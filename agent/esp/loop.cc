@@ -8,12 +8,15 @@
 
 #include <array>
 #include <cerrno>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "agent/base/log.h"
 #include "agent/base/status_macros.h"
+#include "agent/crypto/esp_cipher.h"
 #include "agent/esp/control_server.h"
 #include "agent/esp/engine.h"
+#include "agent/esp/hand_over.h"
 #include "agent/esp/privileges.h"
 
 namespace espalier::esp {
@@ -92,6 +95,8 @@ class Loop {
               "one (tunnels are then negotiated anew)");
         }
         Dispatch(events[i]);
+        // The rest is the next espd's.
+        if (server_->handed_over()) return absl::OkStatus();
       }
       // The clock costs a system call; a busy loop asks it now and then.
       if (count > 0 && ++turns_ % 64 != 0) continue;
@@ -135,6 +140,78 @@ class Loop {
   uint64_t turns_ = 0;
 };
 
+// How long the two ends of a hand-over wait for each other. Meanwhile the TUN
+// holds a queue of packets and the sockets theirs.
+constexpr absl::Duration kHandOverLimit = absl::Seconds(5);
+
+// What is opened at the start, or comes from the process before.
+struct Parts {
+  int listener = -1;
+  uint64_t instance = 0;
+  std::unique_ptr<OuterSockets> sockets;
+  std::unique_ptr<Tun> tun;
+};
+
+absl::StatusOr<Parts> OpenParts(const EspdOptions& options,
+                                Statistics* statistics) {
+  Parts parts;
+  if (getrandom(&parts.instance, sizeof parts.instance, 0) !=
+      sizeof parts.instance) {
+    return absl::ErrnoToStatus(errno, "getrandom");
+  }
+  // First: another espd that serves this path must keep its TUN.
+  ESPALIER_ASSIGN_OR_RETURN(parts.listener,
+                            control::Listen(options.socket_path));
+  ESPALIER_ASSIGN_OR_RETURN(parts.sockets, OuterSockets::Open(options.outer));
+  ESPALIER_ASSIGN_OR_RETURN(parts.tun, Tun::Open(options.tun, statistics));
+  return parts;
+}
+
+absl::StatusOr<Parts> InheritParts(const EspdOptions& options,
+                                   Inheritance* inheritance,
+                                   Statistics* statistics) {
+  const control::HandOverBegin& begin = inheritance->begin();
+  if (begin.tunnel_interface != options.tun.name ||
+      begin.port != options.outer.port) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the espd that serves ", options.socket_path, " has the TUN ",
+        begin.tunnel_interface, " and port ", begin.port,
+        ", and this one is to have ", options.tun.name, " and ",
+        options.outer.port, ": start it with the same --tun and --port"));
+  }
+  const Descriptors descriptors = inheritance->TakeDescriptors();
+  Parts parts;
+  parts.instance = begin.instance;
+  parts.listener = descriptors.listener;
+  ESPALIER_ASSIGN_OR_RETURN(
+      parts.sockets, OuterSockets::Adopt(descriptors.outer, options.outer));
+  ESPALIER_ASSIGN_OR_RETURN(
+      parts.tun,
+      Tun::Adopt(descriptors.tun, begin.udp_offload, options.tun, statistics));
+  crypto::SetFingerprintKey(begin.fingerprint_key.Clone());
+  return parts;
+}
+
+// Null when there is nobody to take over from.
+absl::StatusOr<std::unique_ptr<Inheritance>> AskForInheritance(
+    const EspdOptions& options) {
+  if (!options.take_over) return nullptr;
+  auto inheritance = Inheritance::Ask(options.socket_path, kHandOverLimit);
+  if (absl::IsNotFound(inheritance.status())) return nullptr;
+  return inheritance;
+}
+
+void LogStart(const EspdOptions& options, const Tun& tun, bool inherited) {
+  base::Log(
+      base::LogLevel::kInfo, "espd running",
+      {{"socket", options.socket_path},
+       {"interface", options.tun.name},
+       {"port", options.outer.port},
+       {"ipsec_mb", options.cipher == CipherChoice::kFastest && HaveIpsecMb()},
+       {"udp_offload", tun.udp_offload()},
+       {"taken_over", inherited}});
+}
+
 }  // namespace
 
 absl::Status RunEspd(const EspdOptions& options) {
@@ -143,38 +220,43 @@ absl::Status RunEspd(const EspdOptions& options) {
   Epoll epoll;
   Statistics statistics;
   base::SteadyClock clock;
-  uint64_t instance = 0;
-  if (getrandom(&instance, sizeof instance, 0) != sizeof instance) {
-    return absl::ErrnoToStatus(errno, "getrandom");
-  }
-  // First: another espd that serves this path must keep its TUN.
-  ESPALIER_ASSIGN_OR_RETURN(const int listener,
-                            control::Listen(options.socket_path));
+  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<Inheritance> inheritance,
+                            AskForInheritance(options));
+  ESPALIER_ASSIGN_OR_RETURN(
+      Parts parts, inheritance != nullptr
+                       ? InheritParts(options, inheritance.get(), &statistics)
+                       : OpenParts(options, &statistics));
+  Tun* const tun = parts.tun.get();
+  OuterSockets* const sockets = parts.sockets.get();
   ControlServer server(
-      listener, instance, options.tun.name,
+      parts.listener, parts.instance, options.tun.name,
       [&](int fd, bool r, bool w) { epoll.Watch(fd, r, w); },
       [&](int fd) { epoll.Unwatch(fd); });
-  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<OuterSockets> sockets,
-                            OuterSockets::Open(options.outer));
-  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<Tun> tun,
-                            Tun::Open(options.tun, &statistics));
-  Engine engine(options.cipher, tun.get(), sockets.get(), &statistics, &clock,
+  Engine engine(options.cipher, tun, sockets, &statistics, &clock,
                 [&](control::Message event) {
                   return server.SendEvent(std::move(event));
                 });
   server.SetEngine(&engine);
+  server.SetOnHandOver([&](int connection) {
+    const control::HandOverBegin begin{
+        parts.instance,     options.tun.name, sockets->port(),
+        tun->udp_offload(), 0,                crypto::FingerprintKey()};
+    return HandOverTo(connection, begin,
+                      {server.listener(), tun->fd(), sockets->descriptors()},
+                      &engine, kHandOverLimit);
+  });
+  if (inheritance != nullptr) {
+    ESPALIER_RETURN_IF_ERROR(inheritance->ReceiveState(&engine));
+  }
   ESPALIER_RETURN_IF_ERROR(DropPrivileges());
-  base::Log(
-      base::LogLevel::kInfo, "espd running",
-      {{"socket", options.socket_path},
-       {"interface", options.tun.name},
-       {"port", options.outer.port},
-       {"ipsec_mb", options.cipher == CipherChoice::kFastest && HaveIpsecMb()},
-       {"udp_offload", tun->udp_offload()}});
-  Loop loop(&epoll, tun.get(), sockets.get(), &server, &engine, signals,
-            &clock);
+  if (inheritance != nullptr) {
+    ESPALIER_RETURN_IF_ERROR(inheritance->Claim());
+  }
+  LogStart(options, *tun, inheritance != nullptr);
+  inheritance.reset();
+  Loop loop(&epoll, tun, sockets, &server, &engine, signals, &clock);
   const absl::Status status = loop.Run();
-  unlink(options.socket_path.c_str());
+  if (!server.handed_over()) unlink(options.socket_path.c_str());
   base::Log(base::LogLevel::kInfo, "espd stopped", {{"status", status}});
   return status;
 }

@@ -15,9 +15,13 @@ struct EspdOptions {
   TunOptions tun;
   OuterOptions outer;
   CipherChoice cipher = CipherChoice::kFastest;
+  // Where another espd serves `socket_path`, go on with what it holds
+  // (hand_over.h) instead of failing.
+  bool take_over = false;
 };
 
-// Opens everything, drops privileges, and runs until SIGTERM or SIGINT (OK).
+// Opens or takes over everything, drops privileges, and runs until SIGTERM or
+// SIGINT, or until the next espd has taken over (OK).
 absl::Status RunEspd(const EspdOptions& options);
 
 }  // namespace espalier::esp

@@ -63,6 +63,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--transient-tun", transient,
                "Delete the TUN on exit (its routes go with it)");
+  app.add_flag("--take-over", options.take_over,
+               "Upgrade: take TUN, sockets and SAs over from the espd that\n"
+               "serves the control socket, if there is one; it then exits");
   app.add_flag("--openssl", openssl, "Never use ipsec-mb");
   app.add_option("--log-level", log_level, "debug, info, warning or error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))

@@ -142,6 +142,19 @@ absl::StatusOr<std::unique_ptr<OuterSockets>> OuterSockets::Open(
   return sockets;
 }
 
+absl::StatusOr<std::unique_ptr<OuterSockets>> OuterSockets::Adopt(
+    const Descriptors& descriptors, const OuterOptions& options) {
+  auto sockets = std::unique_ptr<OuterSockets>(new OuterSockets());
+  sockets->port_ = options.port;
+  sockets->fds_ = descriptors;
+  for (const int fd : descriptors) {
+    if (fd < 0) continue;
+    ESPALIER_RETURN_IF_ERROR(SetOption(
+        fd, SOL_SOCKET, SO_MARK, static_cast<int>(options.mark), "SO_MARK"));
+  }
+  return sockets;
+}
+
 OuterSockets::~OuterSockets() {
   for (const int fd : fds_) {
     if (fd >= 0) close(fd);

@@ -54,12 +54,18 @@ class OuterSockets {
   // without IPv6 gets no IPv6 sockets.
   static absl::StatusOr<std::unique_ptr<OuterSockets>> Open(
       const OuterOptions& options);
+  // Takes over those of the process before, -1 for none. They keep their
+  // options, except for the mark, which needs CAP_NET_ADMIN.
+  using Descriptors = std::array<int, kKinds>;
+  static absl::StatusOr<std::unique_ptr<OuterSockets>> Adopt(
+      const Descriptors& descriptors, const OuterOptions& options);
   ~OuterSockets();
   OuterSockets(const OuterSockets&) = delete;
   OuterSockets& operator=(const OuterSockets&) = delete;
 
   // -1 when the host lacks the family.
   int fd(Kind kind) const { return fds_[kind]; }
+  const Descriptors& descriptors() const { return fds_; }
   uint16_t port() const { return port_; }
 
   // Hands out what one recvmmsg gives; false when it was less than it could
@@ -80,7 +86,7 @@ class OuterSockets {
 
   OuterSockets() { fds_.fill(-1); }
 
-  std::array<int, kKinds> fds_;
+  Descriptors fds_;
   uint16_t port_ = 0;
   struct Control {
     alignas(cmsghdr) std::array<uint8_t, 128> octets;

@@ -102,4 +102,13 @@ size_t KernelLinkMtu(const base::IpAddress& source,
   return std::clamp(mtu, Minimum(destination.family()), kMaxMtu);
 }
 
+void PathMtuTable::ForEach(
+    base::Instant now,
+    absl::FunctionRef<void(const base::IpAddress&, size_t, absl::Duration)>
+        visit) const {
+  for (const auto& [destination, entry] : entries_) {
+    if (entry.expires > now) visit(destination, entry.mtu, entry.expires - now);
+  }
+}
+
 }  // namespace espalier::esp

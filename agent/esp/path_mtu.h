@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 
+#include "absl/functional/function_ref.h"
 #include "agent/base/clock.h"
 #include "agent/base/ip_address.h"
 #include "agent/base/security_association.h"
@@ -29,6 +30,17 @@ class PathMtuTable {
   // ten minutes (RFC 1191 6.3).
   bool Lower(const base::IpAddress& source, const base::IpAddress& destination,
              size_t mtu, base::Instant now);
+
+  // For the next process: what routers said and is not forgotten yet.
+  void ForEach(base::Instant now,
+               absl::FunctionRef<void(const base::IpAddress& destination,
+                                      size_t mtu, absl::Duration remaining)>
+                   visit) const;
+  // From the process before.
+  void Adopt(const base::IpAddress& destination, size_t mtu,
+             base::Instant expires) {
+    entries_[destination] = {mtu, expires};
+  }
 
  private:
   struct Entry {

@@ -51,4 +51,11 @@ bool ReplayWindow::Accept(uint64_t sequence) {
   return true;
 }
 
+bool ReplayWindow::Restore(uint64_t top, const std::vector<uint64_t>& words) {
+  if (words.size() != words_.size()) return false;
+  top_ = top;
+  words_ = words;
+  return true;
+}
+
 }  // namespace espalier::esp

@@ -29,6 +29,11 @@ class ReplayWindow {
   uint64_t top() const { return top_; }
   uint32_t size() const { return size_; }
 
+  // The bits as they lie, for a window of the same size in another process.
+  const std::vector<uint64_t>& words() const { return words_; }
+  // False, and changes nothing, when `words` belong to another size.
+  bool Restore(uint64_t top, const std::vector<uint64_t>& words);
+
  private:
   uint64_t& Word(uint64_t sequence) {
     return words_[(sequence >> 6) & word_mask_];

@@ -30,12 +30,9 @@ Sa::Sa(base::EspSa values, std::unique_ptr<crypto::EspCipher> keyed,
       cipher(std::move(keyed)),
       selectors(MakeSelectors(config)),
       installed(now),
-      replay(config.replay_window, config.suite.esn) {
-  config.encryption_key = base::SecretBytes();
-  config.integrity_key = base::SecretBytes();
-}
+      replay(config.replay_window, config.suite.esn) {}
 
-absl::StatusOr<Sa*> SaDatabase::Install(base::EspSa sa, base::Instant now) {
+absl::Status SaDatabase::CheckNew(const base::EspSa& sa) {
   const base::SaKey key{sa.direction, sa.outer_destination, sa.spi};
   const bool inbound = key.direction == base::Direction::kInbound;
   // RFC 4303 2.1: 0 to 255 are reserved; 0 would be the non-ESP marker.
@@ -55,27 +52,52 @@ absl::StatusOr<Sa*> SaDatabase::Install(base::EspSa sa, base::Instant now) {
     return absl::AlreadyExistsError(
         absl::StrCat("SA ", key.ToString(), " is already installed"));
   }
-  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<crypto::EspCipher> cipher,
-                            MakeCipher(sa, choice_));
-  const uint64_t fingerprint =
-      crypto::KeyFingerprint(sa.encryption_key.span(), sa.integrity_key.span());
-  if (!used_keys_.insert(fingerprint).second) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        "SA ", key.ToString(),
-        ": its key was installed before; a key is installed once, ever"));
-  }
+  return absl::OkStatus();
+}
+
+bool SaDatabase::AddUsedKey(uint64_t fingerprint) {
+  if (!used_keys_.insert(fingerprint).second) return false;
   used_keys_order_.push_back(fingerprint);
   if (used_keys_order_.size() > kMaxUsedKeys) {
     used_keys_.erase(used_keys_order_.front());
     used_keys_order_.pop_front();
   }
+  return true;
+}
 
+absl::StatusOr<Sa*> SaDatabase::Install(base::EspSa sa, base::Instant now) {
+  ESPALIER_RETURN_IF_ERROR(CheckNew(sa));
+  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<crypto::EspCipher> cipher,
+                            MakeCipher(sa, choice_));
+  const uint64_t fingerprint =
+      crypto::KeyFingerprint(sa.encryption_key.span(), sa.integrity_key.span());
+  if (!AddUsedKey(fingerprint)) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        "SA ",
+        base::SaKey{sa.direction, sa.outer_destination, sa.spi}.ToString(),
+        ": its key was installed before; a key is installed once, ever"));
+  }
+  return Insert(std::move(sa), std::move(cipher), now);
+}
+
+absl::StatusOr<Sa*> SaDatabase::Adopt(base::EspSa sa, base::Instant now) {
+  ESPALIER_RETURN_IF_ERROR(CheckNew(sa));
+  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<crypto::EspCipher> cipher,
+                            MakeCipher(sa, choice_));
+  return Insert(std::move(sa), std::move(cipher), now);
+}
+
+Sa* SaDatabase::Insert(base::EspSa sa,
+                       std::unique_ptr<crypto::EspCipher> cipher,
+                       base::Instant now) {
   ++generation_;
+  const base::Spi spi = sa.spi;
+  const bool inbound = sa.direction == base::Direction::kInbound;
   const base::Reqid reqid = sa.reqid;
   auto made = std::make_unique<Sa>(std::move(sa), std::move(cipher), now);
   Sa* result = made.get();
   if (inbound) {
-    inbound_.emplace(key.spi, std::move(made));
+    inbound_.emplace(spi, std::move(made));
   } else {
     outbound_[reqid].push_back(std::move(made));
     ++outbound_size_;
@@ -146,7 +168,8 @@ std::optional<uint64_t> SaDatabase::NextSequence(Sa* sa) {
     return std::nullopt;
   }
   ++sa->last_sequence;
-  if (sa->last_sequence == kSoftSequence && !sa->config.suite.esn) {
+  // Not only at that number: a hand-over leaves some out.
+  if (sa->last_sequence >= kSoftSequence && !sa->config.suite.esn) {
     ExpireSoft(sa);
   }
   return sa->last_sequence;
@@ -175,6 +198,8 @@ void SaDatabase::ExpireSoft(Sa* sa) {
 void SaDatabase::ExpireHard(Sa* sa) {
   if (sa->expired()) return;
   sa->cipher.reset();
+  sa->config.encryption_key = base::SecretBytes();
+  sa->config.integrity_key = base::SecretBytes();
   ++generation_;
   on_expired_(*sa, /*hard=*/true);
 }

@@ -30,7 +30,8 @@ struct Sa {
      base::Instant now);
 
   base::SaKey key;
-  // As installed; its key fields are empty: only the cipher has them.
+  // As installed. The keys are for a hand-over to the next process; a hard
+  // limit wipes them.
   base::EspSa config;
   EspLayout layout;
   // Null once a hard limit was reached: nothing passes any more.
@@ -62,6 +63,14 @@ class SaDatabase {
   // SA is there, or when its key has been in use since this process started,
   // under whatever name. ResourceExhausted past kMaxSas.
   absl::StatusOr<Sa*> Install(base::EspSa sa, base::Instant now);
+  // The same for an SA that the process before has handed over, whose key is
+  // among the used ones.
+  absl::StatusOr<Sa*> Adopt(base::EspSa sa, base::Instant now);
+
+  // Fingerprints of the keys installed so far, the oldest first.
+  const std::deque<uint64_t>& used_keys() const { return used_keys_order_; }
+  // False when it was there.
+  bool AddUsedKey(uint64_t fingerprint);
   // False when it is not there.
   bool Remove(const base::SaKey& key);
 
@@ -121,6 +130,10 @@ class SaDatabase {
         sa.soft_expired || l.soft_bytes == 0 ? l.hard_bytes : l.soft_bytes;
     return limit == 0 ? UINT64_MAX : limit;
   }
+  // OK when the SA makes sense and its name is free.
+  absl::Status CheckNew(const base::EspSa& sa);
+  Sa* Insert(base::EspSa sa, std::unique_ptr<crypto::EspCipher> cipher,
+             base::Instant now);
   void CheckLimits(Sa* sa);
   void ExpireSoft(Sa* sa);
   void ExpireHard(Sa* sa);

@@ -113,6 +113,18 @@ absl::StatusOr<std::unique_ptr<Tun>> Tun::Open(const TunOptions& options,
   return tun;
 }
 
+absl::StatusOr<std::unique_ptr<Tun>> Tun::Adopt(int fd, bool udp_offload,
+                                                const TunOptions& options,
+                                                Statistics* statistics) {
+  auto tun = std::unique_ptr<Tun>(
+      new Tun(fd, options.name, udp_offload, statistics));
+  if (ioctl(fd, TUNSETPERSIST, options.persistent ? 1ul : 0ul) != 0) {
+    return Failed(options.name, "TUNSETPERSIST");
+  }
+  ESPALIER_RETURN_IF_ERROR(Configure(options.name, options.mtu));
+  return tun;
+}
+
 Tun::~Tun() { close(fd_); }
 
 size_t Tun::Read(base::MutableByteSpan buffer) {

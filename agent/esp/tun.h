@@ -29,6 +29,10 @@ class Tun : public TunSink {
   // MTU, offloads and link state. Needs CAP_NET_ADMIN.
   static absl::StatusOr<std::unique_ptr<Tun>> Open(const TunOptions& options,
                                                    Statistics* statistics);
+  // Takes over `fd` of the process before, with its offloads; sets the MTU.
+  static absl::StatusOr<std::unique_ptr<Tun>> Adopt(int fd, bool udp_offload,
+                                                    const TunOptions& options,
+                                                    Statistics* statistics);
   ~Tun() override;
   Tun(const Tun&) = delete;
   Tun& operator=(const Tun&) = delete;

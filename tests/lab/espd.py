@@ -20,7 +20,8 @@ TYPES = [
     "Hello", "InstallSa", "RemoveSa", "WatchInbound", "SetPolicy", "RemovePolicy",
     "ListSas", "ListPolicies", "GetStatistics", "SendIke", "SendKeepalive",
     "HelloReply", "Reply", "SaList", "PolicyList", "Statistics", "SaExpired",
-    "InboundSeen", "Acquire", "IkeDatagram"]
+    "InboundSeen", "Acquire", "IkeDatagram", "HandOver", "HandOverBegin", "UsedKeys",
+    "PathMtu", "AdoptSa", "HandOverEnd", "HandedOver"]
 NUMBER = {name: index + 1 for index, name in enumerate(TYPES)}
 INBOUND, OUTBOUND = 1, 2
 OK, ALREADY_EXISTS = 0, 6
@@ -281,6 +282,7 @@ class Espd:
         self.path = folder / "espd.sock"
         self.command = [binary("espalier-espd"), "--socket", self.path, "--tun", "esp0",
                         "--mtu", mtu, *options]
+        self.successors = 0
         self.start()
         # In place of a pod's interface, which has the same.
         node.run(["ip", "link", "set", "esp0", "gso_max_size", "60000"])
@@ -294,6 +296,18 @@ class Espd:
         self.process.wait_for(
             lambda: os.path.exists(self.path) and "espd running" in self.process.log(),
             10, "control socket")
+
+    def start_next(self):
+        """An upgrade: the next espd, which takes over. Not waited for."""
+        self.successors += 1
+        return self.node.start(f"espd-{self.node.suffix}-next{self.successors}",
+                               [*self.command, "--take-over"])
+
+    def upgrade(self) -> None:
+        old, self.process = self.process, self.start_next()
+        self.process.wait_for_log("espd running", 10)
+        if old.wait(10) != 0:
+            raise LabError(f"{old.name} did not end well; log {old.log_path}:\n{old.tail()}")
 
     def route(self, prefixes) -> None:
         for prefix in prefixes:

@@ -35,6 +35,21 @@ inline std::vector<Frame> SampleFrames() {
                             base::EspIntegrity::kHmacSha2_512_256, false});
   cbc.encapsulation.reset();
 
+  HandOverBegin begin;
+  begin.instance = 7;
+  begin.tunnel_interface = "espalier0";
+  begin.port = 4500;
+  begin.outer_sockets = 5;
+  begin.fingerprint_key = base::SecretBytes(kFingerprintKey);
+  AdoptSa adopt;
+  adopt.counters = {6, 5, 4, 3, 2, 1};
+  adopt.last_sequence = 0x123456789a;
+  adopt.replay_top = 77;
+  adopt.replay_words = {1, 2, 3};
+  adopt.age = absl::Minutes(3);
+  adopt.watched = true;
+  adopt.sa = MakeSa(base::Direction::kOutbound, 0x1002, {});
+
   std::vector<Frame> frames;
   frames.push_back({1, Hello{true}});
   frames.push_back({2, InstallSa{std::move(gcm)}});
@@ -58,6 +73,13 @@ inline std::vector<Frame> SampleFrames() {
   frames.push_back({0, InboundSeen{key}});
   frames.push_back({0, Acquire{policy.reqid}});
   frames.push_back({0, IkeDatagram{remote, local, base::Bytes(28, 1)}});
+  frames.push_back({17, HandOver{}});
+  frames.push_back({0, std::move(begin)});
+  frames.push_back({0, UsedKeys{{1, 0xffffffffffffffff}}});
+  frames.push_back({0, PathMtu{key.outer_destination, 1400, absl::Minutes(9)}});
+  frames.push_back({0, std::move(adopt)});
+  frames.push_back({0, HandOverEnd{}});
+  frames.push_back({0, HandedOver{}});
   return frames;
 }
 

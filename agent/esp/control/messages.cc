@@ -140,6 +140,8 @@ void Put(ByteWriter& w, const base::InstalledSa& sa);
 bool Get(ByteReader& r, base::InstalledSa* sa);
 void Put(ByteWriter& w, const Counter& counter);
 bool Get(ByteReader& r, Counter* counter);
+void Put(ByteWriter& w, uint64_t value) { w.WriteU64(value); }
+bool Get(ByteReader& r, uint64_t* value) { return r.ReadU64(value); }
 
 // Lists: a 16-bit count, then the items. Writers are given lists within the
 // bound; what lies beyond it is cut, so that every frame can be read.
@@ -271,15 +273,23 @@ bool Get(ByteReader& r, base::TunnelPolicy* policy) {
   return true;
 }
 
-void Put(ByteWriter& w, const base::InstalledSa& sa) {
-  Put(w, sa.key);
-  Put(w, sa.outer_source);
-  w.WriteU32(sa.reqid.value());
-  const base::SaCounters& c = sa.counters;
+void Put(ByteWriter& w, const base::SaCounters& c) {
   for (uint64_t value : {c.packets, c.bytes, c.replayed, c.bad_icv,
                          c.selector_mismatch, c.send_errors}) {
     w.WriteU64(value);
   }
+}
+bool Get(ByteReader& r, base::SaCounters* c) {
+  return r.ReadU64(&c->packets) && r.ReadU64(&c->bytes) &&
+         r.ReadU64(&c->replayed) && r.ReadU64(&c->bad_icv) &&
+         r.ReadU64(&c->selector_mismatch) && r.ReadU64(&c->send_errors);
+}
+
+void Put(ByteWriter& w, const base::InstalledSa& sa) {
+  Put(w, sa.key);
+  Put(w, sa.outer_source);
+  w.WriteU32(sa.reqid.value());
+  Put(w, sa.counters);
   Put(w, sa.suite);
   Put(w, sa.encapsulated);
   Put(w, sa.age);
@@ -287,15 +297,11 @@ void Put(ByteWriter& w, const base::InstalledSa& sa) {
 }
 bool Get(ByteReader& r, base::InstalledSa* sa) {
   uint32_t reqid;
-  base::SaCounters& c = sa->counters;
   if (!Get(r, &sa->key) || !Get(r, &sa->outer_source) || !r.ReadU32(&reqid)) {
     return false;
   }
   sa->reqid = base::Reqid(reqid);
-  return r.ReadU64(&c.packets) && r.ReadU64(&c.bytes) &&
-         r.ReadU64(&c.replayed) && r.ReadU64(&c.bad_icv) &&
-         r.ReadU64(&c.selector_mismatch) && r.ReadU64(&c.send_errors) &&
-         Get(r, &sa->suite) && Get(r, &sa->encapsulated) && Get(r, &sa->age) &&
+  return Get(r, &sa->counters) && Get(r, &sa->suite) && Get(r, &sa->encapsulated) && Get(r, &sa->age) &&
          Get(r, &sa->expired);
 }
 
@@ -434,6 +440,72 @@ bool GetBody(ByteReader& r, SaExpired* m) {
   return Get(r, &m->key) && Get(r, &m->hard);
 }
 
+void PutBody(ByteWriter& w, const HandOverBegin& m) {
+  w.WriteU64(m.instance);
+  Put(w, m.tunnel_interface);
+  w.WriteU16(m.port);
+  Put(w, m.udp_offload);
+  w.WriteU8(m.outer_sockets);
+}
+bool GetBody(ByteReader& r, HandOverBegin* m) {
+  base::ByteSpan key;
+  if (!r.ReadU64(&m->instance) || !Get(r, &m->tunnel_interface) ||
+      !r.ReadU16(&m->port) || !Get(r, &m->udp_offload) ||
+      !r.ReadU8(&m->outer_sockets) || !r.ReadSpan(kFingerprintKey, &key)) {
+    return false;
+  }
+  m->fingerprint_key = base::SecretBytes(key);
+  return true;
+}
+
+void PutBody(ByteWriter& w, const UsedKeys& m) {
+  PutList(w, m.fingerprints, kUsedKeysPerFrame);
+}
+bool GetBody(ByteReader& r, UsedKeys* m) {
+  return GetList(r, &m->fingerprints, kUsedKeysPerFrame);
+}
+
+void PutBody(ByteWriter& w, const PathMtu& m) {
+  Put(w, m.destination);
+  w.WriteU32(m.mtu);
+  Put(w, m.remaining);
+}
+bool GetBody(ByteReader& r, PathMtu* m) {
+  return Get(r, &m->destination) && r.ReadU32(&m->mtu) && Get(r, &m->remaining);
+}
+
+void PutBody(ByteWriter& w, const AdoptSa& m) {
+  Put(w, m.counters);
+  w.WriteU64(m.last_sequence);
+  w.WriteU64(m.replay_top);
+  PutList(w, m.replay_words, kMaxReplayWords);
+  Put(w, m.age);
+  Put(w, m.soft_expired);
+  Put(w, m.watched);
+  Put(w, m.sa);
+}
+bool GetBody(ByteReader& r, AdoptSa* m) {
+  return Get(r, &m->counters) && r.ReadU64(&m->last_sequence) &&
+         r.ReadU64(&m->replay_top) &&
+         GetList(r, &m->replay_words, kMaxReplayWords) && Get(r, &m->age) &&
+         Get(r, &m->soft_expired) && Get(r, &m->watched) && Get(r, &m->sa);
+}
+
+// What Encode appends and the readers take off the end.
+std::array<base::ByteSpan, 2> SecretsOf(const Message& message) {
+  if (const auto* install = std::get_if<InstallSa>(&message)) {
+    return {install->sa.encryption_key.span(),
+            install->sa.integrity_key.span()};
+  }
+  if (const auto* adopt = std::get_if<AdoptSa>(&message)) {
+    return {adopt->sa.encryption_key.span(), adopt->sa.integrity_key.span()};
+  }
+  if (const auto* begin = std::get_if<HandOverBegin>(&message)) {
+    return {begin->fingerprint_key.span(), base::ByteSpan()};
+  }
+  return {};
+}
+
 template <typename T>
 bool GetAlternative(ByteReader& r, Message* message) {
   return GetBody(r, &message->emplace<T>());
@@ -459,14 +531,12 @@ base::SecretBytes Encode(const Frame& frame) {
   w.WriteU32(frame.id);
   std::visit([&](const auto& body) { PutBody(w, body); }, frame.message);
 
-  const InstallSa* install = std::get_if<InstallSa>(&frame.message);
-  if (install == nullptr) return base::SecretBytes(w.span());
-  const base::ByteSpan parts[] = {w.span(), install->sa.encryption_key.span(),
-                                  install->sa.integrity_key.span()};
-  base::SecretBytes out(parts[0].size() + parts[1].size() + parts[2].size());
-  auto place = out.mutable_span().begin();
-  for (base::ByteSpan part : parts) {
-    place = std::copy(part.begin(), part.end(), place);
+  const std::array<base::ByteSpan, 2> secrets = SecretsOf(frame.message);
+  base::SecretBytes out(w.size() + secrets[0].size() + secrets[1].size());
+  auto place = std::copy(w.span().begin(), w.span().end(),
+                         out.mutable_span().begin());
+  for (base::ByteSpan secret : secrets) {
+    place = std::copy(secret.begin(), secret.end(), place);
   }
   return out;
 }

@@ -117,11 +117,58 @@ struct IkeDatagram {  // event
   base::Bytes bytes;  // without the non-ESP marker
 };
 
+// --- from one espd to the next (agent/esp/hand_over.h) ---
+
+// From the next espd, in place of an agent's requests. Answered by
+// HandOverBegin, UsedKeys, SetPolicy, SendKeepalive, PathMtu, AdoptSa and
+// HandOverEnd frames, all with id 0, while espd does nothing else.
+struct HandOver {};
+// Comes with descriptors (SCM_RIGHTS): control listener, TUN, then of the
+// outer sockets those whose bit is set, in the order of OuterSockets::Kind.
+struct HandOverBegin {
+  uint64_t instance = 0;
+  std::string tunnel_interface;
+  uint16_t port = 0;
+  bool udp_offload = false;  // of the TUN
+  uint8_t outer_sockets = 0;
+  // Under which UsedKeys are named; kFingerprintKey octets.
+  base::SecretBytes fingerprint_key;
+};
+struct UsedKeys {  // crypto::KeyFingerprint of keys, the oldest first
+  std::vector<uint64_t> fingerprints;
+};
+struct PathMtu {  // what a router said
+  base::IpAddress destination;
+  uint32_t mtu = 0;
+  absl::Duration remaining;  // until it is forgotten
+};
+// A living SA with its keys, and how far it has come.
+struct AdoptSa {
+  base::SaCounters counters;
+  uint64_t last_sequence = 0;  // outbound
+  uint64_t replay_top = 0;     // inbound
+  std::vector<uint64_t> replay_words;
+  absl::Duration age;
+  bool soft_expired = false;
+  bool watched = false;
+  base::EspSa sa;
+};
+struct HandOverEnd {};
+// From the next espd: from here on it alone uses the keys and reads the
+// sockets. Not answered.
+struct HandedOver {};
+
+inline constexpr size_t kFingerprintKey = 32;
+inline constexpr size_t kUsedKeysPerFrame = 8000;
+inline constexpr size_t kMaxReplayWords = 2048;
+
 using Message =
     std::variant<Hello, InstallSa, RemoveSa, WatchInbound, SetPolicy,
                  RemovePolicy, ListSas, ListPolicies, GetStatistics, SendIke,
                  SendKeepalive, HelloReply, Reply, SaList, PolicyList,
-                 Statistics, SaExpired, InboundSeen, Acquire, IkeDatagram>;
+                 Statistics, SaExpired, InboundSeen, Acquire, IkeDatagram, HandOver,
+                 HandOverBegin, UsedKeys, PathMtu, AdoptSa, HandOverEnd,
+                 HandedOver>;
 
 struct Frame {
   uint32_t id = 0;

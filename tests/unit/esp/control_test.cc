@@ -55,7 +55,7 @@ TEST(Messages, OtherVersionsAndTypesAreRefused) {
   octets.mutable_span()[0] = 2;
   EXPECT_TRUE(absl::IsUnimplemented(Decode(octets.span()).status()));
   octets.mutable_span()[0] = kVersion;
-  for (const uint8_t type : {0, 21, 255}) {
+  for (const uint8_t type : {0, 28, 255}) {
     octets.mutable_span()[1] = type;
     EXPECT_TRUE(absl::IsInvalidArgument(Decode(octets.span()).status()));
   }
