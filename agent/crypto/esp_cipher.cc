@@ -295,8 +295,8 @@ uint64_t KeyFingerprint(base::ByteSpan encryption_key,
   }
   std::array<uint8_t, EVP_MAX_MD_SIZE> digest{};
   unsigned size = 0;
-  if (HMAC(EVP_sha256(), ProcessKey().span().data(), kProcessKey, both.span().data(),
-           both.size(), digest.data(), &size) == nullptr) {
+  if (HMAC(EVP_sha256(), ProcessKey().span().data(), kProcessKey,
+           both.span().data(), both.size(), digest.data(), &size) == nullptr) {
     std::abort();
   }
   uint64_t fingerprint = 0;

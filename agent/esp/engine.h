@@ -61,8 +61,7 @@ class Engine {
   // --- the hand-over to the next process (hand_over.h) ---
 
   // All state, frame by frame; ends with the first error of `send`.
-  absl::Status HandOver(
-      absl::FunctionRef<absl::Status(control::Message)> send);
+  absl::Status HandOver(absl::FunctionRef<absl::Status(control::Message)> send);
   // One such frame, in the order in which HandOver sent them. After an error
   // this engine must not run.
   absl::Status Adopt(control::Message message);

@@ -30,9 +30,9 @@ absl::Status Engine::HandOver(
        place += control::kUsedKeysPerFrame) {
     const size_t end =
         std::min(keys.size(), place + control::kUsedKeysPerFrame);
-    ESPALIER_RETURN_IF_ERROR(send(control::UsedKeys{
-        {keys.begin() + static_cast<ptrdiff_t>(place),
-         keys.begin() + static_cast<ptrdiff_t>(end)}}));
+    ESPALIER_RETURN_IF_ERROR(
+        send(control::UsedKeys{{keys.begin() + static_cast<ptrdiff_t>(place),
+                                keys.begin() + static_cast<ptrdiff_t>(end)}}));
   }
   for (const auto& [reqid, policy] : policies_.policies()) {
     ESPALIER_RETURN_IF_ERROR(send(control::SetPolicy{policy}));
@@ -45,8 +45,8 @@ absl::Status Engine::HandOver(
   path_mtu_.ForEach(now, [&](const base::IpAddress& destination, size_t mtu,
                              absl::Duration remaining) {
     if (!status.ok()) return;
-    status = send(control::PathMtu{destination, static_cast<uint32_t>(mtu),
-                                   remaining});
+    status = send(
+        control::PathMtu{destination, static_cast<uint32_t>(mtu), remaining});
   });
   sas_.ForEach([&](Sa& sa) {
     // An expired one has no key left; to the agent it is gone either way.

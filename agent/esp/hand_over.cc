@@ -50,8 +50,8 @@ HandOverLink::HandOverLink(int fd, absl::Duration limit)
     : fd_(fd), deadline_(absl::Now() + limit) {}
 
 bool HandOverLink::Wait(short events) const {
-  const auto left = std::max<int64_t>(
-      0, absl::ToInt64Milliseconds(deadline_ - absl::Now()));
+  const auto left =
+      std::max<int64_t>(0, absl::ToInt64Milliseconds(deadline_ - absl::Now()));
   pollfd wait{fd_, events, 0};
   return poll(&wait, 1, static_cast<int>(left)) > 0;
 }

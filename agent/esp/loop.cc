@@ -238,9 +238,12 @@ absl::Status RunEspd(const EspdOptions& options) {
                 });
   server.SetEngine(&engine);
   server.SetOnHandOver([&](int connection) {
-    const control::HandOverBegin begin{
-        parts.instance,     options.tun.name, sockets->port(),
-        tun->udp_offload(), 0,                crypto::FingerprintKey()};
+    const control::HandOverBegin begin{parts.instance,
+                                       options.tun.name,
+                                       sockets->port(),
+                                       tun->udp_offload(),
+                                       0,
+                                       crypto::FingerprintKey()};
     return HandOverTo(connection, begin,
                       {server.listener(), tun->fd(), sockets->descriptors()},
                       &engine, kHandOverLimit);

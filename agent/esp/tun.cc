@@ -116,8 +116,8 @@ absl::StatusOr<std::unique_ptr<Tun>> Tun::Open(const TunOptions& options,
 absl::StatusOr<std::unique_ptr<Tun>> Tun::Adopt(int fd, bool udp_offload,
                                                 const TunOptions& options,
                                                 Statistics* statistics) {
-  auto tun = std::unique_ptr<Tun>(
-      new Tun(fd, options.name, udp_offload, statistics));
+  auto tun =
+      std::unique_ptr<Tun>(new Tun(fd, options.name, udp_offload, statistics));
   if (ioctl(fd, TUNSETPERSIST, options.persistent ? 1ul : 0ul) != 0) {
     return Failed(options.name, "TUNSETPERSIST");
   }

@@ -301,8 +301,8 @@ bool Get(ByteReader& r, base::InstalledSa* sa) {
     return false;
   }
   sa->reqid = base::Reqid(reqid);
-  return Get(r, &sa->counters) && Get(r, &sa->suite) && Get(r, &sa->encapsulated) && Get(r, &sa->age) &&
-         Get(r, &sa->expired);
+  return Get(r, &sa->counters) && Get(r, &sa->suite) &&
+         Get(r, &sa->encapsulated) && Get(r, &sa->age) && Get(r, &sa->expired);
 }
 
 void Put(ByteWriter& w, const Counter& counter) {
@@ -533,8 +533,8 @@ base::SecretBytes Encode(const Frame& frame) {
 
   const std::array<base::ByteSpan, 2> secrets = SecretsOf(frame.message);
   base::SecretBytes out(w.size() + secrets[0].size() + secrets[1].size());
-  auto place = std::copy(w.span().begin(), w.span().end(),
-                         out.mutable_span().begin());
+  auto place =
+      std::copy(w.span().begin(), w.span().end(), out.mutable_span().begin());
   for (base::ByteSpan secret : secrets) {
     place = std::copy(secret.begin(), secret.end(), place);
   }

@@ -166,9 +166,9 @@ using Message =
     std::variant<Hello, InstallSa, RemoveSa, WatchInbound, SetPolicy,
                  RemovePolicy, ListSas, ListPolicies, GetStatistics, SendIke,
                  SendKeepalive, HelloReply, Reply, SaList, PolicyList,
-                 Statistics, SaExpired, InboundSeen, Acquire, IkeDatagram, HandOver,
-                 HandOverBegin, UsedKeys, PathMtu, AdoptSa, HandOverEnd,
-                 HandedOver>;
+                 Statistics, SaExpired, InboundSeen, Acquire, IkeDatagram,
+                 HandOver, HandOverBegin, UsedKeys, PathMtu, AdoptSa,
+                 HandOverEnd, HandedOver>;
 
 struct Frame {
   uint32_t id = 0;

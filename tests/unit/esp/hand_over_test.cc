@@ -138,8 +138,8 @@ TEST(UsedKeys, StaySpentInTheNextProcess) {
       MakeSa(base::Direction::kOutbound, 0x1001, {}, 99);
   ASSERT_TRUE(one.Install(living.Clone(), now).ok());
   ASSERT_TRUE(one.Install(removed.Clone(), now).ok());
-  EXPECT_TRUE(one.Remove(
-      {removed.direction, removed.outer_destination, removed.spi}));
+  EXPECT_TRUE(
+      one.Remove({removed.direction, removed.outer_destination, removed.spi}));
 
   SaDatabase two(CipherChoice::kOpenssl, ignore);
   for (const uint64_t key : one.used_keys()) EXPECT_TRUE(two.AddUsedKey(key));
