@@ -138,6 +138,16 @@ class Node:
             log=self.folder / "espd.log")
         self.espd.wait_for(self.espd_socket.exists, 10, "its control socket")
 
+    def upgrade_espd(self) -> None:
+        """The next espd takes over; the agent stays. User datapath only."""
+        old, log = self.espd, self.folder / f"espd-{secrets.token_hex(3)}.log"
+        self.espd = self.namespace.start(
+            f"{self.name}-{log.stem}",
+            [binary("espalier-espd"), "--socket", self.espd_socket, "--take-over"], log=log)
+        self.espd.wait_for_log("espd running", 10)
+        if old.wait(10) != 0:
+            raise LabError(f"{old.name} did not end well; log {old.log_path}:\n{old.tail()}")
+
     def start_agent(self) -> None:
         """Returns when the agent can attach pods."""
         self.agent_socket.unlink(missing_ok=True)

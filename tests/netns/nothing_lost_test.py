@@ -103,6 +103,33 @@ def test_an_agent_that_goes_and_comes_loses_nothing(lab, udp):
     assert_nothing_lost(scene, at_least=1000)
 
 
+def test_an_upgraded_espd_loses_nothing(lab, udp):
+    """Twice at either end; the agents stay, and know their SAs again."""
+    scene = make(lab, udp)
+    for node in scene.nodes * 2:
+        peer = "node-b" if node is not scene.peer else "node-a"
+        before = outbound(node, peer)
+        node.upgrade_espd()
+        node.agent.wait_for(lambda: node.agent.log().count('"event":"espd connected"') ==
+                            node.agent.log().count('"event":"espd connection lost"') + 1,
+                            20, "its new connection to espd")
+        assert_nothing_lost(scene, at_least=200)
+        assert outbound(node, peer) == before
+        assert node.show(peer)["state"] == "up"
+        assert '"restarted":true' not in node.agent.log()
+    # And what the agents do next reaches the new ones.
+    assert_rekey_works(scene)
+
+
+def assert_rekey_works(scene):
+    victim = scene.victims[0]
+    before = outbound(victim, "node-b")
+    scene.kill_agent(victim)
+    victim.start_agent()
+    wait_for_switch(scene, victim, before)
+    assert_nothing_lost(scene, at_least=200)
+
+
 def test_one_lost_packet_would_be_named(lab):
     """The control of the tests above."""
     scene = make(lab, True)
