@@ -320,7 +320,22 @@ void BpfGuard::SyncLocked(Depth depth) {
             : FromBytes<espalier_config>(config.begin()->second).tunnel_ifindex;
     if (now != then) Fail("maps", SyncMaps());
   }
+  const absl::StatusOr<bool> predecessor = system_->HasPredecessor();
+  if (!predecessor.ok()) {
+    Fail("programs of another version", predecessor.status());
+    return;
+  }
+  if (!*predecessor) {
+    SyncAttachments();
+    return;
+  }
+  // Our maps are new and empty: until they are complete, those of the other
+  // version guard better, and drop nothing that is allowed.
+  if (!desired_ || !desired_->in_sync || !failed_.empty()) return;
   SyncAttachments();
+  if (failed_.empty()) {
+    Fail("programs of another version", system_->RemovePredecessor());
+  }
 }
 
 absl::Status BpfGuard::AssignSlots(const MapContents& actual,

@@ -53,6 +53,11 @@ class BpfSystem {
   // What is left of devices that are gone.
   virtual absl::Status Forget(const std::vector<uint32_t>& alive) = 0;
 
+  // Whether programs of an agent with another layout of the maps stand here.
+  // They hold until RemovePredecessor.
+  virtual absl::StatusOr<bool> HasPredecessor() = 0;
+  virtual absl::Status RemovePredecessor() = 0;
+
   // Readable when there are events; -1: none.
   virtual int events_fd() = 0;
   virtual void ReadEvents(

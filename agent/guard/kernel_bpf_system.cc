@@ -10,6 +10,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -41,6 +43,38 @@ absl::Status MakeDirectory(const std::string& path) {
     return absl::OkStatus();
   }
   return netlink::ErrnoToStatus(errno, absl::StrCat("make directory ", path));
+}
+
+// A directory of pins with all that is in it. Links go before maps, so that no
+// program stands without what it judges by.
+absl::Status RemoveTree(const std::string& path) {
+  for (const std::string& folder : {path + "/links", path}) {
+    std::error_code error;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(folder, error)) {
+      if (entry.path().filename() == "links") continue;
+      if (unlink(entry.path().c_str()) != 0 && errno != ENOENT) {
+        return netlink::ErrnoToStatus(
+            errno, absl::StrCat("remove ", entry.path().string()));
+      }
+    }
+    if (rmdir(folder.c_str()) != 0 && errno != ENOENT) {
+      return netlink::ErrnoToStatus(errno, absl::StrCat("remove ", folder));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The folders of versions below that of a namespace.
+std::vector<std::string> Versions(const std::string& own) {
+  std::vector<std::string> out;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(own, error)) {
+    if (entry.path().filename().string().starts_with("v")) {
+      out.push_back(entry.path().string());
+    }
+  }
+  return out;
 }
 
 absl::Status CheckBpffs(const std::string& path) {
@@ -83,6 +117,47 @@ absl::StatusOr<std::unique_ptr<KernelBpfSystem>> KernelBpfSystem::Open(
   }
   return std::unique_ptr<KernelBpfSystem>(
       new KernelBpfSystem(options, directory, std::move(socket)));
+}
+
+absl::Status KernelBpfSystem::Remove(const KernelBpfOptions& options) {
+  ESPALIER_ASSIGN_OR_RETURN(const uint64_t cookie, NamespaceCookie());
+  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<netlink::Socket> socket,
+                            netlink::Socket::Open());
+  const std::string own = absl::StrCat(options.pin_root, "/", cookie);
+  for (const std::string& version : Versions(own)) {
+    ESPALIER_RETURN_IF_ERROR(RemoveTree(version));
+  }
+  if (rmdir(own.c_str()) != 0 && errno != ENOENT) {
+    return netlink::ErrnoToStatus(errno, absl::StrCat("remove ", own));
+  }
+  // Filters know themselves by their names.
+  const std::unique_ptr<Hooks> filters = MakeClsactHooks(nullptr, socket.get());
+  ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Link> links,
+                            netlink::RouteClient(socket.get()).ListLinks());
+  for (const netlink::Link& link : links) {
+    for (int i = 0; i < kBpfPrograms; ++i) {
+      const absl::Status status =
+          filters->Detach(link.index, static_cast<BpfProgram>(i));
+      if (!status.ok() && !absl::IsNotFound(status)) return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> KernelBpfSystem::HasPredecessor() {
+  const std::string own = std::filesystem::path(directory_).parent_path();
+  for (const std::string& version : Versions(own)) {
+    if (version != directory_) return true;
+  }
+  return false;
+}
+
+absl::Status KernelBpfSystem::RemovePredecessor() {
+  const std::string own = std::filesystem::path(directory_).parent_path();
+  for (const std::string& version : Versions(own)) {
+    if (version != directory_) ESPALIER_RETURN_IF_ERROR(RemoveTree(version));
+  }
+  return absl::OkStatus();
 }
 
 KernelBpfSystem::KernelBpfSystem(const KernelBpfOptions& options,

@@ -29,6 +29,9 @@ class KernelBpfSystem : public BpfSystem, private ProgramSource {
   // In the network namespace of the calling thread.
   static absl::StatusOr<std::unique_ptr<KernelBpfSystem>> Open(
       const KernelBpfOptions& options);
+  // Takes the guard of this namespace away, whatever version: programs, links
+  // and maps. OK when there is none. The last step of an uninstallation.
+  static absl::Status Remove(const KernelBpfOptions& options);
   ~KernelBpfSystem() override;
 
   absl::Status Load() override;
@@ -44,6 +47,8 @@ class KernelBpfSystem : public BpfSystem, private ProgramSource {
   absl::Status Attach(uint32_t ifindex, BpfProgram program) override;
   absl::Status Detach(uint32_t ifindex, BpfProgram program) override;
   absl::Status Forget(const std::vector<uint32_t>& alive) override;
+  absl::StatusOr<bool> HasPredecessor() override;
+  absl::Status RemovePredecessor() override;
   int events_fd() override;
   void ReadEvents(
       const std::function<void(const espalier_event&)>& handle) override;

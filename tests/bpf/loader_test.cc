@@ -207,6 +207,36 @@ TEST_P(LoaderTest, DevicesThatAreGoneLeaveNothing) {
   }
 }
 
+TEST_P(LoaderTest, RemovesItselfWholly) {
+  ASSERT_TRUE(system_->Attach(pod_, BpfProgram::kFromPod).ok());
+  ASSERT_TRUE(system_->Attach(uplink_, BpfProgram::kUplinkOut).ok());
+  const std::string own =
+      std::filesystem::path(system_->pin_directory()).parent_path();
+  const absl::Status status = KernelBpfSystem::Remove(options_);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kMissing);
+  EXPECT_EQ(Look(uplink_, BpfProgram::kUplinkOut), Standing::kMissing);
+  EXPECT_FALSE(std::filesystem::exists(own));
+  EXPECT_TRUE(KernelBpfSystem::Remove(options_).ok()) << "again";
+}
+
+TEST_P(LoaderTest, FindsAndRemovesAnotherVersion) {
+  EXPECT_FALSE(system_->HasPredecessor().value());
+  const std::string other =
+      std::filesystem::path(system_->pin_directory()).parent_path() / "v0";
+  ASSERT_EQ(mkdir(other.c_str(), 0700), 0);
+  ASSERT_EQ(mkdir((other + "/links").c_str(), 0700), 0);
+  const int map = bpf_map_create(BPF_MAP_TYPE_ARRAY, "old", 4, 4, 1, nullptr);
+  ASSERT_GE(map, 0);
+  ASSERT_EQ(bpf_obj_pin(map, (other + "/old").c_str()), 0);
+  close(map);
+  EXPECT_TRUE(system_->HasPredecessor().value());
+  const absl::Status status = system_->RemovePredecessor();
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_FALSE(std::filesystem::exists(other));
+  EXPECT_TRUE(std::filesystem::exists(system_->pin_directory()));
+}
+
 TEST_P(LoaderTest, WithoutABpffsItSaysSo) {
   KernelBpfOptions options = options_;
   options.pin_root = "/tmp/espalier-no-bpffs";

@@ -25,6 +25,8 @@ struct FakeBpfKernel {
   std::map<std::pair<uint32_t, std::string>, std::vector<int>> hooks;
   std::map<uint32_t, espalier_counters> counters;
   int lives = 0;
+  // Programs with another layout of the maps stand everywhere.
+  bool predecessor = false;
   // Every write, in order.
   std::vector<std::string> journal;
 
@@ -131,6 +133,16 @@ class FakeBpfSystem : public guard::BpfSystem {
   }
   absl::Status Forget(const std::vector<uint32_t>&) override {
     return Fails() ? Error() : absl::OkStatus();
+  }
+  absl::StatusOr<bool> HasPredecessor() override {
+    if (Fails()) return Error();
+    return kernel_->predecessor;
+  }
+  absl::Status RemovePredecessor() override {
+    if (Fails()) return Error();
+    kernel_->predecessor = false;
+    kernel_->journal.push_back("remove predecessor");
+    return absl::OkStatus();
   }
   int events_fd() override { return 1000; }
   void ReadEvents(

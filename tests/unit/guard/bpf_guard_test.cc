@@ -293,6 +293,22 @@ TEST_F(BpfGuardTest, TwoAddressesOfAFamilyAreTold) {
   EXPECT_TRUE(kernel_.maps[BpfMap::kPods].empty()) << "its packets are dropped";
 }
 
+// An upgrade that changes the maps: the old guard holds until the new one
+// knows everything.
+TEST_F(BpfGuardTest, AnotherVersionStandsUntilThisOneIsInSync) {
+  kernel_.predecessor = true;
+  desired_.in_sync = false;
+  guard_->SetDesired(desired_);
+  EXPECT_THAT(kernel_.Hook(pod_, "from_pod"), IsEmpty());
+  EXPECT_TRUE(kernel_.predecessor);
+  desired_.in_sync = true;
+  guard_->SetDesired(desired_);
+  EXPECT_THAT(kernel_.Hook(pod_, "from_pod"), ElementsAre(life()));
+  EXPECT_FALSE(kernel_.predecessor);
+  EXPECT_EQ(kernel_.journal.back(), "remove predecessor")
+      << "not before the last program stands";
+}
+
 TEST_F(BpfGuardTest, TellsOfDrops) {
   guard_->SetDesired(desired_);
   espalier_event event{};
@@ -331,6 +347,7 @@ TEST_F(BpfGuardTest, AnyCallMayFail) {
     ASSERT_LT(n, 500u);
     kernel_.maps.clear();
     kernel_.hooks.clear();
+    kernel_.predecessor = n % 2 == 0;
     kernel_.lives = 0;
     Start();
     system_->FailCall(n);
@@ -346,6 +363,7 @@ TEST_F(BpfGuardTest, AnyCallMayFail) {
     loop_.Advance(absl::Seconds(2));
     EXPECT_THAT(guard_->Problems(), IsEmpty()) << "call " << n;
     EXPECT_EQ(kernel_.maps, maps) << "call " << n;
+    EXPECT_FALSE(kernel_.predecessor) << "call " << n;
     for (const auto& [hook, programs] : hooks) {
       EXPECT_EQ(kernel_.hooks[hook], programs) << "call " << n;
     }
