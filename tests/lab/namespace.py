@@ -10,6 +10,9 @@ from lab.session import Lab, delete_namespace
 
 # exec keeps the pid: stopping the process stops the program.
 _OWN_RUN = 'mount -t tmpfs tmpfs /run && exec "$@"'
+# SO_NETNS_COOKIE
+_COOKIE = ("import socket, struct;"
+           "print(struct.unpack('Q', socket.socket().getsockopt(1, 71, 8))[0])")
 
 
 class Namespace:
@@ -29,6 +32,10 @@ class Namespace:
     @property
     def path(self) -> pathlib.Path:
         return pathlib.Path("/run/netns") / self.name
+
+    def cookie(self) -> str:
+        """The kernel's number for it, the same for as long as it lives."""
+        return self.run(["/usr/bin/python3", "-c", _COOKIE]).stdout.strip()
 
     def delete(self) -> None:
         delete_namespace(self.name)

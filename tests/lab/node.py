@@ -15,6 +15,7 @@ from lab.wire import Wire
 CLUSTER_CIDRS = ["10.244.0.0/16", "fd00:244::/32"]
 POD_INTERFACE = "eth0"
 CNI_VERSION = "1.0.0"
+BPF_PINS = pathlib.Path("/sys/fs/bpf/espalier")
 
 
 def write_secret(path: pathlib.Path, text: str) -> pathlib.Path:
@@ -71,6 +72,8 @@ class Node:
         self.pods: dict[str, Pod] = {}
         self.espd: Process | None = None
         self.agent: Process | None = None
+        self.bpf_pins = BPF_PINS / self.namespace.cookie()
+        lab.record_pins(self.bpf_pins)
         # A test that upgrades the agent puts another program here.
         self.agent_binary = binary("espalier-agent")
         # Forwarding is the node's owner's business, as on a Kubernetes node.
@@ -169,8 +172,10 @@ class Node:
                 "runDirectory": str(self.run_directory)}
 
     def cni(self, command: str, container_id: str, netns: str | None, *,
-            pod_name: str = "", configuration: dict | None = None):
-        """Runs the CNI binary as a runtime does: environment and stdin."""
+            pod_name: str = "", namespace: str | None = "default",
+            configuration: dict | None = None):
+        """Runs the CNI binary as a runtime does: environment and stdin. Without a
+        namespace, as one that knows nothing of Kubernetes."""
         configuration = configuration or self.network_configuration()
         if command in ("STATUS", "GC"):
             configuration = {**configuration, "cniVersion": "1.1.0"}
@@ -178,16 +183,18 @@ class Node:
             "CNI_COMMAND": command, "CNI_CONTAINERID": container_id,
             "CNI_IFNAME": POD_INTERFACE, "CNI_NETNS": netns or "",
             "CNI_PATH": str(pathlib.Path(binary("espalier-cni")).parent),
-            "CNI_ARGS": ("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;"
-                         f"K8S_POD_NAME={pod_name};K8S_POD_UID={container_id}"),
+            "CNI_ARGS": "IgnoreUnknown=1" + (
+                f";K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod_name};"
+                f"K8S_POD_UID={container_id}" if namespace else ""),
         }
         return self.namespace.run(
             [binary("espalier-cni")], check=False, env=environment,
             input=json.dumps(configuration))
 
-    def add_pod(self, name: str) -> Pod:
+    def add_pod(self, name: str, namespace: str | None = "default") -> Pod:
         pod = Pod(self, name)
-        result = self.cni("ADD", pod.container_id, str(pod.namespace.path), pod_name=name)
+        result = self.cni("ADD", pod.container_id, str(pod.namespace.path), pod_name=name,
+                          namespace=namespace)
         if result.returncode != 0:
             raise LabError(
                 f"CNI ADD of {pod.full_name}: {result.stdout.strip()} "

@@ -2,14 +2,16 @@
 node-b without a pause, a router that would carry their plaintext, an attacker on
 the wire, and a witness that judges every frame."""
 
+import ipaddress
+import os
 import secrets
 import shutil
 import signal
 
 from lab.capture import send_plaintext
-from lab.drivers import UserDatapath
+from lab.drivers import KernelDatapath, UserDatapath
 from lab.namespace import Namespace
-from lab.node import CLUSTER_CIDRS, Node
+from lab.node import CLUSTER_CIDRS, Node, default_driver
 from lab.session import Lab, binary, wait_until
 from lab.traffic import Count, Traffic
 from lab.wire import Wire
@@ -17,9 +19,13 @@ from lab.witness import Witness
 
 PEER = "node-b"
 UNGUARDED = "node-x"
+PLAIN = "plain"  # a namespace, and the pod in it
 NO_GUARD = {"guard": {"bpf": "off", "nftables": "off"}}
 CONTROL_RATE = 100
 ROUTER, ATTACKER = 254, 253
+# Of each of a victim's four flows: 1,000 packets a second from its pod, and as
+# many to it. An emulated processor carries half of that.
+RATE = 250 if "ESPALIER_GUEST" in os.environ else 500
 DIVERSION = 999  # a routing table
 # Quick to notice, or each event would take minutes.
 TIMERS = {"liveness": "2s", "grace": "1s", "drain": "1s", "retransmitFirst": "200ms",
@@ -34,16 +40,19 @@ class Scene:
     node-x is no victim but the control of all that happens: without guards, and
     with its routing broken from the start, its pod's packets are on the wire in
     plaintext all the time, where the witness must see them. `control`: False for
-    what is about loss, not about leaks."""
+    what is about loss, not about leaks. `plain`: each victim and the peer also
+    have a pod "plain" that is `disabled`, and these talk in plaintext."""
 
     def __init__(self, lab: Lab, victims: dict[str, dict], *, common: dict | None = None,
-                 udp: bool = True, rate: float = 500, tick: int = 4000,
-                 control: bool = True, driver=None):
+                 udp: bool = True, rate: float = RATE, tick: int = 4000,
+                 control: bool = True, plain: bool = False):
         self.lab = lab
         self.common = {"timers": TIMERS, "logLevel": "debug", **(common or {})}
         self.extras = {PEER: {}, UNGUARDED: NO_GUARD, **victims}
         self.udp = udp
-        self.driver = driver or UserDatapath()
+        self.plain = plain
+        self.plain_mode = "disabled"
+        self.driver = KernelDatapath() if default_driver() == "kernel" else UserDatapath()
         self.rate = rate
         self.psk = secrets.token_hex(32)
         self.wire = Wire(lab)
@@ -84,11 +93,12 @@ class Scene:
 
     def configure(self, node: Node, *, without_peers: bool = False, **changes) -> None:
         peers = [] if without_peers else self.peers_of(node)
-        fields = {peer.name: {"forceEncapsulation": self.udp} for peer in peers}
+        fields = {peer.name: {"forceEncapsulation": self.udp, **self._plain_blocks(peer)}
+                  for peer in peers}
         # The peer's keys are known: it may come to cheat with them.
         node.write_config(peers, self.psk, key_log=node is self.peer, peer_fields=fields,
                           extra={
-            **self.common, **self.extras[node.name], **changes})
+            **self.common, **self._modes(), **self.extras[node.name], **changes})
 
     def up(self) -> "Scene":
         for node in self.nodes:
@@ -101,6 +111,8 @@ class Scene:
             node.wait_for_tunnels(len(self.peers_of(node)))
         for node in self.victims:
             self.start_flows(node)
+        if self.plain:
+            self.start_plain()
         self.traffic.wait_for_flow()
         if self.unguarded:
             self._start_control()
@@ -109,9 +121,55 @@ class Scene:
     def _controls_of_all(self) -> list[Node]:
         return [self.unguarded] if self.unguarded else []
 
+    def _modes(self) -> dict:
+        if not self.plain:
+            return {"modes": {"default": "required"}}
+        return {"modes": {"default": "required",
+                          "namespaces": {PLAIN: {"encryption": self.plain_mode}}},
+                "cluster": {"podCIDRs": CLUSTER_CIDRS, "plaintextPath": "direct"}}
+
+    def _plain_blocks(self, node: Node) -> dict:
+        if not self.plain or self.plain_mode != "disabled":
+            return {}
+        pod = node.pods.get(PLAIN)
+        # Where the first `disabled` pod gets its addresses: the last block.
+        addresses = (pod.ipv4, pod.ipv6) if pod else (
+            f"10.244.{node.number}.254", f"fd00:244:{node.number:x}::ffff:ffff:ffff:fffe")
+        return {"plaintextBlocks": [
+            str(ipaddress.ip_network(f"{address}/{length}", strict=False))
+            for address, length in zip(addresses, (28, 124))]}
+
+    def set_plain_mode(self, mode: str) -> None:
+        """On every node; returns when each has read its file."""
+        self.plain_mode = mode
+        for node in self.nodes:
+            self.reload(node)
+
+    def plain_addresses(self) -> list[str]:
+        pods = [node.pods[PLAIN] for node in (self.peer, *self.victims)]
+        return [address for pod in pods for address in (pod.ipv4, pod.ipv6)]
+
+    def plain_flows(self) -> list[str]:
+        return [f"{node.name}-plain-{way}{family}" for node in self.victims
+                for way in ("out", "in") for family in (4, 6)]
+
+    def start_plain(self) -> None:
+        for node in (self.peer, *self.victims):
+            node.add_pod(PLAIN, namespace=PLAIN)
+        self.witness.allow_plaintext(*self.plain_addresses())
+        for node in self.victims:
+            self.traffic.both_ways(f"{node.name}-plain", node.pods[PLAIN],
+                                   self.peer.pods[PLAIN], rate=CONTROL_RATE)
+
+    def end_plain(self) -> None:
+        for name in self.plain_flows():
+            self.traffic.remove(name)
+        for node in (self.peer, *self.victims):
+            node.delete_pod(node.pods[PLAIN])
+
     def _start_control(self) -> None:
         pod = self.unguarded.pods["pod"]
-        self.witness.unguarded(pod.ipv4, pod.ipv6)
+        self.witness.unguarded(*self.unguarded.pod_cidrs)
         self.divert(self.unguarded)
         for name in self.traffic.both_ways("control", pod, self.peer.pods["pod"],
                                            rate=CONTROL_RATE):
@@ -199,6 +257,13 @@ class Scene:
 
     def has_guard(self, node: Node, guard: str) -> bool:
         return self.extras[node.name].get("guard", {}).get(guard) != "off"
+
+    def detach_bpf(self, node: Node) -> None:
+        """By hand: without its pin a link is gone, and the program with it."""
+        pins = list(node.bpf_pins.glob("v*/links/*"))
+        assert pins, f"no links under {node.bpf_pins}"
+        for pin in pins:
+            pin.unlink()
 
     # --- what is seen ---
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from lab.errors import LabError
 
 KEPT_FAILURES = 5
+BPFFS = "/sys/fs/bpf"
 GUEST_SLOWNESS = 4
 LINES_OF_GUEST_LOGS = 40
 # What is allowed in the name of a unix socket's path, with its final 0.
@@ -75,6 +76,13 @@ def kill_process(pid: int, started: str | None, grace: float = 3.0) -> None:
             time.sleep(0.02)
 
 
+def mount_bpffs() -> None:
+    """A fresh machine may have the folder and nothing mounted there."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", BPFFS], capture_output=True, text=True)
+    if kind.stdout.strip() != "bpf_fs":
+        subprocess.run(["mount", "-t", "bpf", "bpf", BPFFS], check=True)
+
+
 def delete_namespace(name: str) -> None:
     subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)
 
@@ -89,6 +97,7 @@ class Lab:
         self.id = secrets.token_hex(3)
         self.name = name
         self.failed = False
+        mount_bpffs()
         sweep_stale()
         self.folder = cache_folder() / f"{self.id}-{name}"
         if len(str(self.folder)) > MAX_SOCKET_PATH - 40:
@@ -100,6 +109,7 @@ class Lab:
             "folder": str(self.folder),
             "namespaces": [],
             "processes": [],
+            "pins": [],
         }
         self._undo: list[Callable[[], None]] = []
         self._save()
@@ -138,6 +148,11 @@ class Lab:
         self._record["processes"].append([pid, start_time(pid)])
         self._save()
 
+    def record_pins(self, path: pathlib.Path) -> None:
+        """What a node's guard leaves in bpffs: it outlives its agent."""
+        self._record["pins"].append(str(path))
+        self._save()
+
     def _save(self) -> None:
         temporary = self._record_path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self._record))
@@ -173,6 +188,8 @@ def undo_record(record: dict, keep_folder: bool) -> None:
         kill_process(pid, started)
     for name in reversed(record["namespaces"]):
         delete_namespace(name)
+    for path in record.get("pins", []):
+        shutil.rmtree(path, ignore_errors=True)
     if not keep_folder:
         shutil.rmtree(record["folder"], ignore_errors=True)
 

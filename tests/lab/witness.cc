@@ -8,8 +8,9 @@
 //   cidr PREFIX/LENGTH     of pods; several
 //   disabled ADDRESS       of a pod that may speak in plaintext: its packets
 //                          with another such pod are "disabled", no violation
-//   unguarded ADDRESS      of a pod that nothing protects: packets from it are
-//                          "unguarded", and show what a leak looks like
+//   required ADDRESS       not any more
+//   unguarded PREFIX/LEN   of a node that nothing protects: packets from there
+//                          are "unguarded", and show what a leak looks like
 //   attacker INDEX         frames that come in at that device are "attacker"
 //   bridge INDEX           a bridge itself: its ports are looked at
 //   stats
@@ -72,6 +73,13 @@ std::string Octets(const std::string& text) {
     return {out.data(), 16};
   }
   Die("not an address: " + text);
+}
+
+Cidr ParseCidr(const std::string& text) {
+  const size_t slash = text.find('/');
+  if (slash == std::string::npos) Die("not a prefix: " + text);
+  return {Octets(text.substr(0, slash)),
+          static_cast<unsigned>(std::atoi(text.substr(slash + 1).c_str()))};
 }
 
 uint16_t Number16(std::string_view data, size_t at) {
@@ -200,15 +208,13 @@ class Witness {
 
   void Command(const std::vector<std::string>& words) {
     if (words.size() == 2 && words[0] == "cidr") {
-      const size_t slash = words[1].find('/');
-      if (slash == std::string::npos) Die("not a prefix: " + words[1]);
-      cidrs_.push_back({Octets(words[1].substr(0, slash)),
-                        static_cast<unsigned>(
-                            std::atoi(words[1].substr(slash + 1).c_str()))});
+      cidrs_.push_back(ParseCidr(words[1]));
     } else if (words.size() == 2 && words[0] == "disabled") {
       disabled_.insert(Octets(words[1]));
+    } else if (words.size() == 2 && words[0] == "required") {
+      disabled_.erase(Octets(words[1]));
     } else if (words.size() == 2 && words[0] == "unguarded") {
-      unguarded_.insert(Octets(words[1]));
+      unguarded_.push_back(ParseCidr(words[1]));
     } else if (words.size() == 2 && words[0] == "attacker") {
       attackers_.insert(std::atoi(words[1].c_str()));
     } else if (words.size() == 2 && words[0] == "bridge") {
@@ -235,14 +241,14 @@ class Witness {
       return;
     }
     const std::string family = std::to_string(ip.family);
-    const bool source_inside = Inside(ip.source);
-    const bool destination_inside = Inside(ip.destination);
+    const bool source_inside = Inside(cidrs_, ip.source);
+    const bool destination_inside = Inside(cidrs_, ip.destination);
     const bool marked = frame.find(kTrafficMark) != std::string_view::npos;
     if (!source_inside && !destination_inside && !marked) {
       ++counts_[OuterKind(ip) + family];
     } else if (frame.find(kControlMark) != std::string_view::npos) {
       ++counts_["control" + family];
-    } else if (unguarded_.contains(ip.source)) {
+    } else if (Inside(unguarded_, ip.source)) {
       ++counts_["unguarded" + family];
     } else if (disabled_.contains(ip.source) &&
                disabled_.contains(ip.destination)) {
@@ -255,8 +261,8 @@ class Witness {
     }
   }
 
-  bool Inside(std::string_view address) const {
-    return std::any_of(cidrs_.begin(), cidrs_.end(), [&](const Cidr& cidr) {
+  static bool Inside(const std::vector<Cidr>& cidrs, std::string_view address) {
+    return std::any_of(cidrs.begin(), cidrs.end(), [&](const Cidr& cidr) {
       return cidr.Contains(address);
     });
   }
@@ -291,8 +297,8 @@ class Witness {
   };
 
   int fd_ = -1;
-  std::vector<Cidr> cidrs_;
-  std::set<std::string, std::less<>> disabled_, unguarded_;
+  std::vector<Cidr> cidrs_, unguarded_;
+  std::set<std::string, std::less<>> disabled_;
   std::set<int> attackers_, bridges_;
   std::map<std::string, uint64_t> counts_;
   std::vector<Kept> kept_;

@@ -53,9 +53,13 @@ class Witness:
         for address in addresses:
             self._tool.ask("disabled", address)
 
-    def unguarded(self, *addresses: str) -> None:
+    def forbid_plaintext(self, *addresses: str) -> None:
         for address in addresses:
-            self._tool.ask("unguarded", address)
+            self._tool.ask("required", address)
+
+    def unguarded(self, *cidrs: str) -> None:
+        for cidr in cidrs:
+            self._tool.ask("unguarded", cidr)
 
     def seen(self) -> Seen:
         answer = self._tool.ask("stats")

@@ -1,18 +1,25 @@
 """What is `required` never leaves in plaintext: each event happens while packets
 flow from and to the victims' pods in both families, and the witness on the wire
 sees none outside ESP (DESIGN 1.2). lab/events.py has the table, lab/matrix.py
-what is asserted of each row, its control included."""
+what is asserted of each row, its controls included.
+
+Each event happens to three nodes at once: one with both guards, one with eBPF
+alone, one with nftables alone."""
 
 import pytest
 
-from lab.events import EVENTS
+from lab.events import EVENTS, GUARD_EVENTS
 from lab.matrix import run_event
+from lab.node import default_driver
 from lab.scene import Scene, Stage
+
+VICTIMS = {"node-a": {}, "node-bpf": {"guard": {"nftables": "off"}},
+           "node-nft": {"guard": {"bpf": "off"}}}
 
 
 @pytest.fixture(scope="module")
 def stage():
-    stage = Stage("fail-closed", lambda lab: Scene(lab, {"node-a": {}}))
+    stage = Stage("fail-closed", lambda lab: Scene(lab, VICTIMS, plain=True))
     yield stage
     stage.close()
 
@@ -23,6 +30,8 @@ def scene(stage, request):
     stage.judge(request.node.lab_reports)
 
 
-@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.name)
+@pytest.mark.parametrize(
+    "event", [event for event in [*EVENTS, *GUARD_EVENTS] if default_driver() in event.drivers],
+    ids=lambda event: event.name)
 def test_no_plaintext(scene, event):
     run_event(scene, event)
