@@ -29,16 +29,21 @@ Examples:
   kubectl-espalier tunnels -o wide
   kubectl-espalier show node-b
   kubectl-espalier tunnels -o json | jq '.tunnels[] | select(.state != "up")'
+  kubectl-espalier drops
+  kubectl-espalier drops -o json | jq '.drops[] | select(.pod == "shop/web-0")'
+  kubectl-espalier verify && echo no plaintext can leave this node
+  kubectl-espalier verify shop/web-0
   kubectl-espalier rekey node-b --ike
   kubectl-espalier --socket /run/node-a/agent.sock pods
 
 Exit codes: 0 done; 1 the agent refused; 2 wrong use; 3 no agent answers;
-4 (status) not ready, or a tunnel is down.)";
+4 (status) not ready, or a tunnel is down; 5 (verify) not proven.)";
 
 struct Options {
   std::string socket = kDefaultSocket;
   Format format = Format::kTable;
   std::string peer;
+  std::string pod;  // NAMESPACE/NAME
   bool ike = false;
   bool protocol50 = false;
 };
@@ -121,6 +126,32 @@ class Client {
     if (code != kExitOk) return code;
     Print(pods, [&](bool wide) { return PodsText(pods, wide); });
     return kExitOk;
+  }
+
+  int Drops() {
+    v1::ListDropsResponse drops;
+    const int code = Ask(&v1::Agent::Stub::ListDrops, {}, &drops);
+    if (code != kExitOk) return code;
+    Print(drops, [&](bool wide) { return DropsText(drops, wide); });
+    return kExitOk;
+  }
+
+  int Verify() {
+    v1::VerifyRequest request;
+    if (!options_.pod.empty()) {
+      const size_t slash = options_.pod.find('/');
+      if (slash == std::string::npos) {
+        err_ << "'" << options_.pod << "' is no pod: expected NAMESPACE/NAME\n";
+        return kExitUsage;
+      }
+      request.set_namespace_(options_.pod.substr(0, slash));
+      request.set_name(options_.pod.substr(slash + 1));
+    }
+    v1::VerifyResponse proof;
+    const int code = Ask(&v1::Agent::Stub::Verify, request, &proof);
+    if (code != kExitOk) return code;
+    Print(proof, [&](bool) { return ProofText(proof); });
+    return proof.proven() ? kExitOk : kExitNotProven;
   }
 
   int Rekey() {
@@ -235,6 +266,13 @@ int RunCommand(const std::vector<std::string>& arguments, std::ostream& out,
       add("show", "A tunnel with its SAs and their counters", &Client::Show);
   show->add_option("PEER", options.peer, "The peer's name")->required();
   add("pods", "The pods attached on this node", &Client::Pods);
+  add("drops", "What the guards dropped, and why", &Client::Drops);
+  CLI::App* verify = add("verify",
+                         "Whether plaintext of required pods can leave, by the "
+                         "guards and the witness's counters",
+                         &Client::Verify);
+  verify->add_option("POD", options.pod,
+                     "NAMESPACE/NAME; without it every required pod here");
   CLI::App* rekey =
       add("rekey", "Begins a rekey of a tunnel now", &Client::Rekey);
   rekey->add_option("PEER", options.peer, "The peer's name")->required();

@@ -12,8 +12,9 @@ namespace espalier::kubectl {
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitRefused = 1;  // the agent answered with an error
 inline constexpr int kExitUsage = 2;
-inline constexpr int kExitNoAgent = 3;   // nobody answers on the socket
-inline constexpr int kExitDegraded = 4;  // status: not ready, or a tunnel down
+inline constexpr int kExitNoAgent = 3;    // nobody answers on the socket
+inline constexpr int kExitDegraded = 4;   // status: not ready, or a tunnel down
+inline constexpr int kExitNotProven = 5;  // verify
 
 // `arguments` without the program's name.
 int RunCommand(const std::vector<std::string>& arguments, std::ostream& out,

@@ -117,6 +117,20 @@ std::string ProbeText(const v1::Tunnel& t) {
   return text;
 }
 
+std::string GuardsText(const v1::AgentStatus& s) {
+  std::string text;
+  for (const v1::GuardState& guard : s.guards()) {
+    absl::StrAppend(&text, text.empty() ? "" : ", ", guard.name(), " ",
+                    !guard.on()      ? "off"
+                    : guard.stands() ? "stands"
+                                     : "does not stand");
+    for (const std::string& problem : guard.problems()) {
+      absl::StrAppend(&text, " (", problem, ")");
+    }
+  }
+  return text;
+}
+
 std::string NatText(const v1::IkeSa& ike) {
   if (ike.nat_local() && ike.nat_remote()) return "before both ends";
   if (ike.nat_local()) return "before this node";
@@ -161,6 +175,8 @@ std::string StatusText(const v1::AgentStatus& s) {
        {"Tunnels",
         absl::StrCat(s.tunnels_up(), " of ", s.tunnels_wanted(), " up")},
        {"Pods", absl::StrCat(s.pods(), ", MTU ", s.pod_mtu())},
+       {"Guards", GuardsText(s)},
+       {"Plaintext blocks", Join(s.plaintext_blocks())},
        {"Configuration",
         absl::StrCat("loaded ", TimeUtil::ToString(s.config_loaded()))},
        {"Refused since", s.config_error()}},
@@ -257,21 +273,100 @@ std::string TunnelText(const v1::Tunnel& t) {
 
 std::string PodsText(const v1::ListPodsResponse& pods, bool wide) {
   if (pods.pods().empty()) return "No pods are attached.\n";
-  std::vector<std::string> heads = {"NAMESPACE", "NAME", "ADDRESSES", "MTU"};
+  std::vector<std::string> heads = {"NAMESPACE", "NAME",         "ADDRESSES",
+                                    "MODE",      "PROTECTED-BY", "MTU"};
   if (wide) {
-    heads.insert(heads.end(), {"INTERFACE", "HOST-INTERFACE", "CONTAINER"});
+    heads.insert(heads.end(), {"OUTSIDE", "OUTSIDE-IN", "INTERFACE",
+                               "HOST-INTERFACE", "CONTAINER"});
   }
+  heads.push_back("PROBLEM");
   Table table(std::move(heads));
   for (const v1::Pod& p : pods.pods()) {
-    std::vector<std::string> row = {p.namespace_(), p.name(),
-                                    Join(p.addresses()), absl::StrCat(p.mtu())};
+    std::vector<std::string> row = {
+        p.namespace_(),
+        p.name(),
+        Join(p.addresses()),
+        p.settling() ? p.mode() + " (settling)" : p.mode(),
+        Join(p.protected_by()),
+        absl::StrCat(p.mtu())};
     if (wide) {
       row.insert(row.end(),
-                 {p.interface(), p.host_interface(), p.container_id()});
+                 {p.outside_denied() ? "deny" : "allow",
+                  p.outside_in_allowed() ? "allow" : "deny", p.interface(),
+                  p.host_interface(), p.container_id()});
     }
+    row.push_back(p.problem());
     table.Add(std::move(row));
   }
   return table.Render();
+}
+
+std::string DropsText(const v1::ListDropsResponse& drops, bool wide) {
+  std::string text;
+  if (!drops.drops().empty()) {
+    std::vector<std::string> heads = {"TIME", "POD",   "FROM",
+                                      "TO",   "PROTO", "REASON"};
+    if (wide) {
+      heads.insert(heads.end(),
+                   {"GUARD", "HOOK", "INTERFACE", "CAME-IN", "SUPPRESSED"});
+    }
+    Table table(std::move(heads));
+    const auto end = [](const std::string& address, uint32_t port) {
+      return port == 0 ? address : absl::StrCat(address, " ", port);
+    };
+    for (const v1::Drop& d : drops.drops()) {
+      std::vector<std::string> row = {
+          TimeUtil::ToString(d.time()),
+          d.pod(),
+          end(d.source(), d.source_port()),
+          end(d.destination(), d.destination_port()),
+          absl::StrCat(d.protocol()),
+          d.reason()};
+      if (wide) {
+        row.insert(row.end(),
+                   {d.guard(), d.hook(), d.interface(), d.input_interface(),
+                    absl::StrCat(d.suppressed())});
+      }
+      table.Add(std::move(row));
+    }
+    text = absl::StrCat(table.Render(), "\n");
+  }
+  Table counters({"GUARD", "POD", "PACKETS", "REASON"});
+  bool any = false;
+  for (const v1::VerdictCount& c : drops.counters()) {
+    if (!c.drop() || c.packets() == 0) continue;
+    any = true;
+    counters.Add({c.guard(), c.pod(), absl::StrCat(c.packets()), c.text()});
+  }
+  return any ? text + counters.Render() : text + "Nothing was dropped.\n";
+}
+
+std::string ProofText(const v1::VerifyResponse& proof) {
+  std::string text;
+  for (const v1::GuardState& guard : proof.guards()) {
+    absl::StrAppend(&text, guard.name(), " guard: ",
+                    !guard.on()      ? "off"
+                    : guard.stands() ? "stands"
+                                     : "does not stand");
+    if (guard.repairs() != 0) {
+      absl::StrAppend(&text, ", made good ", guard.repairs(), " times");
+    }
+    text += "\n";
+  }
+  absl::StrAppend(&text, "ESP packets: ", proof.esp_out(), " out, ",
+                  proof.esp_in(), " in\n");
+  if (!proof.pods().empty()) {
+    Table table({"NAMESPACE", "NAME", "MODE", "PROVEN", "STOPPED", "FINDINGS"});
+    for (const v1::PodProof& pod : proof.pods()) {
+      table.Add({pod.namespace_(), pod.name(), pod.mode(), YesNo(pod.proven()),
+                 absl::StrCat(pod.stopped()), Join(pod.findings())});
+    }
+    text += table.Render();
+  }
+  for (const std::string& finding : proof.findings()) {
+    absl::StrAppend(&text, "Not proven: ", Printable(finding), "\n");
+  }
+  return text;
 }
 
 std::string EventText(const v1::Event& event) {

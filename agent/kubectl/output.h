@@ -22,6 +22,8 @@ std::string StatusText(const v1::AgentStatus& status);
 std::string TunnelsText(const v1::ListTunnelsResponse& tunnels, bool wide);
 std::string TunnelText(const v1::Tunnel& tunnel);
 std::string PodsText(const v1::ListPodsResponse& pods, bool wide);
+std::string DropsText(const v1::ListDropsResponse& drops, bool wide);
+std::string ProofText(const v1::VerifyResponse& proof);
 std::string EventText(const v1::Event& event);
 
 }  // namespace espalier::kubectl

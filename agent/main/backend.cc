@@ -276,6 +276,12 @@ void Backend::GetStatus(Done<v1::AgentStatus> done) {
       if (Flows(peer.state)) status.set_tunnels_up(status.tunnels_up() + 1);
     }
     status.set_pods(static_cast<uint32_t>(pods.pods.size()));
+    for (const base::IpPrefix& block : pods.plaintext_blocks) {
+      status.add_plaintext_blocks(block.ToString());
+    }
+    for (const v1::GuardState& guard : GuardStates()) {
+      *status.add_guards() = guard;
+    }
     status.set_pod_mtu(parts_.mesh->pod_mtu());
     SetTime(config_loaded_, status.mutable_config_loaded());
     status.set_config_error(std::string(config_error_.message()));
@@ -327,8 +333,9 @@ void Backend::ShowTunnel(const std::string& peer, Done<v1::Tunnel> done) {
 }
 
 void Backend::ListPods(Done<v1::ListPodsResponse> done) {
-  TakePods([done = std::move(done)](const pods::Snapshot& snapshot) {
+  TakePods([this, done = std::move(done)](const pods::Snapshot& snapshot) {
     v1::ListPodsResponse response;
+    const std::vector<v1::GuardState> guards = GuardStates();
     for (const pods::PodInfo& pod : snapshot.pods) {
       v1::Pod* out = response.add_pods();
       out->set_namespace_(pod.pod_namespace);
@@ -341,6 +348,14 @@ void Backend::ListPods(Done<v1::ListPodsResponse> done) {
         out->add_addresses(address.ToString());
       }
       out->set_mtu(pod.mtu);
+      out->set_mode(base::ModeName(pod.policy.encryption));
+      for (const v1::GuardState& guard : guards) {
+        if (guard.stands()) out->add_protected_by(guard.name());
+      }
+      out->set_settling(pod.settling);
+      out->set_outside_denied(pod.policy.outside_denied);
+      out->set_outside_in_allowed(pod.policy.outside_in_allowed);
+      out->set_problem(pod.policy.problem);
     }
     done(response);
   });

@@ -54,12 +54,16 @@ class Backend : public service::AgentBackend {
   void ListTunnels(Done<v1::ListTunnelsResponse> done) override;
   void ShowTunnel(const std::string& peer, Done<v1::Tunnel> done) override;
   void ListPods(Done<v1::ListPodsResponse> done) override;
+  void ListDrops(Done<v1::ListDropsResponse> done) override;
+  void Verify(const v1::VerifyRequest& request,
+              Done<v1::VerifyResponse> done) override;
   void Rekey(const v1::RekeyRequest& request,
              Done<v1::RekeyResponse> done) override;
 
  private:
   void TakePods(std::function<void(pods::Snapshot)> done);
   void TakeMetrics(std::function<void(service::MetricsSnapshot)> done);
+  std::vector<v1::GuardState> GuardStates() const;
   std::string PeerName(ike::PeerId id);
   absl::StatusOr<mesh::PeerStatus> FindPeer(const std::string& name) const;
 

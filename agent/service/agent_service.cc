@@ -87,6 +87,28 @@ grpc::Status AgentService::ListPods(grpc::ServerContext*,
       response);
 }
 
+grpc::Status AgentService::ListDrops(grpc::ServerContext*,
+                                     const v1::ListDropsRequest*,
+                                     v1::ListDropsResponse* response) {
+  return Call<v1::ListDropsResponse>(
+      [](AgentBackend* backend,
+         AgentBackend::Done<v1::ListDropsResponse> done) {
+        backend->ListDrops(std::move(done));
+      },
+      response);
+}
+
+grpc::Status AgentService::Verify(grpc::ServerContext*,
+                                  const v1::VerifyRequest* request,
+                                  v1::VerifyResponse* response) {
+  return Call<v1::VerifyResponse>(
+      [copy = *request](AgentBackend* backend,
+                        AgentBackend::Done<v1::VerifyResponse> done) {
+        backend->Verify(copy, std::move(done));
+      },
+      response);
+}
+
 grpc::Status AgentService::Rekey(grpc::ServerContext*,
                                  const v1::RekeyRequest* request,
                                  v1::RekeyResponse* response) {

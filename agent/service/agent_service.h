@@ -26,6 +26,9 @@ class AgentBackend {
   virtual void ListTunnels(Done<v1::ListTunnelsResponse> done) = 0;
   virtual void ShowTunnel(const std::string& peer, Done<v1::Tunnel> done) = 0;
   virtual void ListPods(Done<v1::ListPodsResponse> done) = 0;
+  virtual void ListDrops(Done<v1::ListDropsResponse> done) = 0;
+  virtual void Verify(const v1::VerifyRequest& request,
+                      Done<v1::VerifyResponse> done) = 0;
   virtual void Rekey(const v1::RekeyRequest& request,
                      Done<v1::RekeyResponse> done) = 0;
 };
@@ -48,6 +51,12 @@ class AgentService : public v1::Agent::Service {
   grpc::Status ListPods(grpc::ServerContext* context,
                         const v1::ListPodsRequest* request,
                         v1::ListPodsResponse* response) override;
+  grpc::Status ListDrops(grpc::ServerContext* context,
+                         const v1::ListDropsRequest* request,
+                         v1::ListDropsResponse* response) override;
+  grpc::Status Verify(grpc::ServerContext* context,
+                      const v1::VerifyRequest* request,
+                      v1::VerifyResponse* response) override;
   grpc::Status Rekey(grpc::ServerContext* context,
                      const v1::RekeyRequest* request,
                      v1::RekeyResponse* response) override;

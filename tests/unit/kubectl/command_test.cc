@@ -47,6 +47,22 @@ class FakeBackend : public service::AgentBackend {
   void ListPods(Done<v1::ListPodsResponse> done) override {
     done(v1::ListPodsResponse());
   }
+  void ListDrops(Done<v1::ListDropsResponse> done) override {
+    v1::ListDropsResponse response;
+    v1::Drop* drop = response.add_drops();
+    drop->set_pod("shop/web-0");
+    drop->set_source("10.244.1.2");
+    drop->set_destination("10.244.2.3");
+    drop->set_destination_port(443);
+    drop->set_reason("plaintext of a required pod towards the inside");
+    done(response);
+  }
+  void Verify(const v1::VerifyRequest& request,
+              Done<v1::VerifyResponse> done) override {
+    const std::lock_guard lock(mutex_);
+    verified_ = request;
+    done(proof_);
+  }
   void Rekey(const v1::RekeyRequest& request,
              Done<v1::RekeyResponse> done) override {
     const std::lock_guard lock(mutex_);
@@ -58,6 +74,14 @@ class FakeBackend : public service::AgentBackend {
     const std::lock_guard lock(mutex_);
     status_ = status;
   }
+  void SetProof(const v1::VerifyResponse& proof) {
+    const std::lock_guard lock(mutex_);
+    proof_ = proof;
+  }
+  v1::VerifyRequest verified() {
+    const std::lock_guard lock(mutex_);
+    return verified_;
+  }
   v1::RekeyRequest rekey() {
     const std::lock_guard lock(mutex_);
     return rekey_;
@@ -67,6 +91,8 @@ class FakeBackend : public service::AgentBackend {
   std::mutex mutex_;
   v1::AgentStatus status_;
   v1::RekeyRequest rekey_;
+  v1::VerifyRequest verified_;
+  v1::VerifyResponse proof_;
 };
 
 class CommandTest : public ::testing::Test {
@@ -129,6 +155,27 @@ TEST_F(CommandTest, StatusExitsByHealth) {
   backend_.SetStatus(status);
   EXPECT_EQ(Run({"status"}), kExitDegraded);
   EXPECT_THAT(out_.str(), HasSubstr("1 of 2 up"));
+}
+
+TEST_F(CommandTest, DropsAreShown) {
+  EXPECT_EQ(Run({"drops"}), kExitOk);
+  EXPECT_THAT(out_.str(), HasSubstr("shop/web-0"));
+  EXPECT_THAT(out_.str(), HasSubstr("10.244.2.3 443"));
+  EXPECT_EQ(Run({"drops", "-o", "json"}), kExitOk);
+  EXPECT_THAT(out_.str(), HasSubstr("\"pod\": \"shop/web-0\""));
+}
+
+TEST_F(CommandTest, VerifyEndsWithWhatWasProven) {
+  EXPECT_EQ(Run({"verify"}), kExitNotProven);
+  EXPECT_EQ(backend_.verified().name(), "");
+  v1::VerifyResponse proof;
+  proof.set_proven(true);
+  backend_.SetProof(proof);
+  EXPECT_EQ(Run({"verify", "shop/web-0"}), kExitOk);
+  EXPECT_EQ(backend_.verified().namespace_(), "shop");
+  EXPECT_EQ(backend_.verified().name(), "web-0");
+  EXPECT_EQ(Run({"verify", "web-0"}), kExitUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("NAMESPACE/NAME"));
 }
 
 TEST_F(CommandTest, ShowAndRekeyNeedAPeerThatExists) {

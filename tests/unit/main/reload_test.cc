@@ -59,13 +59,9 @@ TEST(StartOnlyChanges, IsWhatTheDocumentationSays) {
   b.private_key.emplace().file.path = "k";
   b.lifetimes.ike_soft = b.lifetimes.ike_hard = absl::Seconds(1);
   b.lifetimes.child = {absl::Seconds(1), absl::Seconds(1), 1, 1, 1, 1};
-  b.timers = {absl::Seconds(1),
-              absl::Seconds(1),
-              absl::Seconds(1),
-              absl::Seconds(1),
-              absl::Seconds(1),
-              absl::Seconds(1),
-              1};
+  b.timers = {
+      absl::Seconds(1), absl::Seconds(1), absl::Seconds(1), absl::Seconds(1),
+      absl::Seconds(1), absl::Seconds(1), absl::Seconds(1), 1};
   b.fragment_size = b.cookie_threshold = 1;
   b.crypto_threads = 9;
   b.replay_window = 1;

@@ -43,6 +43,15 @@ class FakeBackend : public AgentBackend {
   void ListPods(Done<v1::ListPodsResponse> done) override {
     done(v1::ListPodsResponse());
   }
+  void ListDrops(Done<v1::ListDropsResponse> done) override { done(drops); }
+  void Verify(const v1::VerifyRequest& request,
+              Done<v1::VerifyResponse> done) override {
+    verified = request;
+    done(proof);
+  }
+  v1::ListDropsResponse drops;
+  v1::VerifyRequest verified;
+  v1::VerifyResponse proof;
   void Rekey(const v1::RekeyRequest& request,
              Done<v1::RekeyResponse> done) override {
     rekeyed = request.peer();
