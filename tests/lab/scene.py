@@ -98,7 +98,7 @@ class Scene:
         # The peer's keys are known: it may come to cheat with them.
         node.write_config(peers, self.psk, key_log=node is self.peer, peer_fields=fields,
                           extra={
-            **self.common, **self._modes(), **self.extras[node.name], **changes})
+            **self._modes(), **self.common, **self.extras[node.name], **changes})
 
     def up(self) -> "Scene":
         for node in self.nodes:

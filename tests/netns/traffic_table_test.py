@@ -3,14 +3,22 @@ when either end is `required`"): a test a row, in both families. Addresses that
 kube-proxy and portmap would translate are translated by nftables."""
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import (ICMPv6ND_NA, ICMPv6ND_RA, ICMPv6NDOptDstLLAddr, IPv6,
+                                IPv6ExtHdrFragment)
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Raw
 
-from lab import Namespace
+from lab import Namespace, wait_until
+from lab.capture import put_on_wire, send_plaintext
 from lab.echo import Echo, ask
 from lab.scene import Scene, Stage
 
 OUTSIDE = 252
 SERVICE = {4: "10.96.0.10", 6: "fd00:96::10"}
-REQUIRED = {"modes": {"default": "required"}}
+REQUIRED = {"modes": {"default": "required", "namespaces": {
+    "door": {"encryption": "required", "outsideIn": "allow"},
+    "hermit": {"encryption": "required", "outside": "deny"}}}}
 
 
 class Table(Scene):
@@ -33,6 +41,8 @@ class Table(Scene):
         self.a, self.b = self.victims[0], self.peer
         self.pod, self.there = self.a.pods["pod"], self.b.pods["pod"]
         self.neighbour = self.a.add_pod("neighbour")
+        self.door = self.a.add_pod("door", namespace="door")
+        self.hermit = self.a.add_pod("hermit", namespace="hermit")
         return self
 
     @staticmethod
@@ -255,3 +265,125 @@ def test_packet_too_big_follows_the_addresses(table, family):
     for pod in (table.pod, table.there):
         for flag in ("-4", "-6"):
             pod.run(["ip", flag, "route", "flush", "cache"], check=False)
+
+
+def outside_address(table, family):
+    return table.outside_uplink.ipv4 if family == 4 else table.outside_uplink.ipv6
+
+
+def test_outside_directly_to_a_pods_address_is_dropped(table, family):
+    port = next(table.ports)
+    address = address_of(table.pod, family)
+    echo = Echo(table.pod.namespace, address, port)
+    assert ask(table.outside, address, port, wait=1) is None
+    assert echo.asked == 0
+    # The control: a pod that allows it is reached, and its answer leaves.
+    door = address_of(table.door, family)
+    Echo(table.door.namespace, door, port)
+    assert ask(table.outside, door, port) == outside_address(table, family)
+
+
+def test_pod_to_outside_is_denied_where_the_pod_says_so(table, family):
+    port = next(table.ports)
+    echo = Echo(table.outside, outside_address(table, family), port)
+    assert ask(table.hermit.namespace, outside_address(table, family), port, wait=1) is None
+    assert echo.asked == 0
+    assert ask(table.pod.namespace, outside_address(table, family), port) is not None
+    # Inside, it speaks as any other.
+    Echo(table.there.namespace, address_of(table.there, family), port)
+    assert ask(table.hermit.namespace, address_of(table.there, family), port) is not None
+
+
+def link_addresses(pod):
+    """Of the pod's own end, and of the host's end that it sends to."""
+    own = pod.run(["ip", "-o", "link", "show", "eth0"]).stdout.split("link/ether ")[1].split()[0]
+    gateway = pod.run(["ip", "neigh", "show", "dev", "eth0"]).stdout.split("lladdr ")[1].split()[0]
+    return own, gateway
+
+
+def test_a_source_that_is_not_the_pods_is_dropped(table, family):
+    port = next(table.ports)
+    target = address_of(table.neighbour, family)
+    echo = Echo(table.neighbour.namespace, target, port)
+    strangers = [address_of(table.there, family), address_of(table.door, family),
+                 node_address(table.b, family),
+                 "203.0.113.9" if family == 4 else "2001:db8:9::9"]
+    sources = [*strangers, address_of(table.pod, family)]
+    send_plaintext(table.pod.namespace, "eth0", *link_addresses(table.pod),
+                   [(source, target, port) for source in sources])
+    # Its own, which was sent last, is the control.
+    wait_until(lambda: echo.asked, 5, "the packet with the pod's own source")
+    assert echo.asked == 1
+
+
+def fragments(source, target, port, mac, to_mac):
+    """One UDP datagram as two frames: the second has no port."""
+    ether = Ether(src=mac, dst=to_mac)
+    whole = UDP(sport=9, dport=port) / (b"espalier negative control" + b"." * 39)
+    if ":" in source:
+        header = IPv6(src=source, dst=target)
+        data = bytes(header / whole)[40:]
+        parts = [header / IPv6ExtHdrFragment(nh=17, id=7, m=1) / data[:40],
+                 header / IPv6ExtHdrFragment(nh=17, id=7, offset=5) / data[40:]]
+    else:
+        data = bytes(IP(src=source, dst=target) / whole)[20:]
+        parts = [IP(src=source, dst=target, id=7, proto=17, flags="MF") / Raw(data[:40]),
+                 IP(src=source, dst=target, id=7, proto=17, frag=5) / Raw(data[40:])]
+    return [bytes(ether / part) for part in parts]
+
+
+def test_fragments_forged_on_the_wire_are_dropped(table, family):
+    """Later fragments have no ports: the addresses decide."""
+    port = next(table.ports)
+    target = address_of(table.neighbour, family)
+    echo = Echo(table.neighbour.namespace, target, port)
+    put_on_wire(table.outside, table.outside_uplink.device, fragments(
+        address_of(table.there, family), target, port, table.outside_uplink.mac,
+        table.a.uplink.mac))
+    # The control: the same two fragments, out of a pod of the same node.
+    put_on_wire(table.pod.namespace, "eth0", fragments(
+        address_of(table.pod, family), target, port, *link_addresses(table.pod)))
+    wait_until(lambda: echo.asked, 5, "the honest fragments")
+    assert echo.asked == 1
+
+
+def forged_frames(table):
+    """Verdict of the guard, and a frame of a pod that plays another's part."""
+    own, gateway = link_addresses(table.pod)
+    link_local = next(
+        word for line in table.pod.run(["ip", "-6", "-o", "address", "show", "dev", "eth0",
+                                        "scope", "link"]).stdout.splitlines()
+        for word in line.split() if word.startswith("fe80")).partition("/")[0]
+    frame, other = Ether(src=own, dst=gateway), table.neighbour
+    return {
+        "router_advertisement": frame / IPv6(src=link_local, dst="ff02::1", hlim=255)
+                                / ICMPv6ND_RA(),
+        "dhcp_server": frame / IP(src=table.pod.ipv4, dst="255.255.255.255")
+                       / UDP(sport=67, dport=68) / b"offer",
+        "forged_arp": Ether(src=own, dst="ff:ff:ff:ff:ff:ff")
+                      / ARP(op=2, hwsrc=own, psrc=other.ipv4, pdst=other.ipv4),
+        "forged_nd": frame / IPv6(src=table.pod.ipv6, dst="ff02::1", hlim=255)
+                     / ICMPv6ND_NA(tgt=other.ipv6, S=0) / ICMPv6NDOptDstLLAddr(lladdr=own),
+        "wrong_source": frame / IP(src=other.ipv4, dst=table.there.ipv4)
+                        / UDP(dport=9) / b"espalier negative control",
+        "wrong_mac": Ether(src="02:00:00:00:77:77", dst=gateway)
+                     / IP(src=table.pod.ipv4, dst=table.there.ipv4)
+                     / UDP(dport=9) / b"espalier negative control",
+    }
+
+
+def test_what_plays_another_hosts_part_is_dropped_and_counted(table):
+    """Router advertisements, DHCP servers, forged ND and ARP, addresses that are
+    not the pod's: each is a drop with a reason of its own."""
+    def counted(verdict):
+        return table.a.metrics().get(
+            'espalier_guard_packets_total{guard="bpf",pod="default/pod",'
+            f'verdict="{verdict}",result="drop"}}', 0)
+    for verdict, frame in forged_frames(table).items():
+        before = counted(verdict)
+        put_on_wire(table.pod.namespace, "eth0", [bytes(frame)])
+        wait_until(lambda: counted(verdict) == before + 1, 5, f"{verdict} is counted once")
+    # What it may say is not among them.
+    before = {verdict: counted(verdict) for verdict in forged_frames(table)}
+    assert table.pod.ping(table.there.ipv4) == table.pod.ping(table.there.ipv6) == 1
+    assert before == {verdict: counted(verdict) for verdict in before}
