@@ -51,8 +51,10 @@ std::string SetMark(const DesiredGuard& desired, Mark mark) {
 
 // Where the rules differ by how packets come out of ESP and go into it.
 struct Tunnel {
-  std::string from_esp;     // rules that let pass what came out of ESP
-  std::string into_esp;     // ... what goes into it
+  std::string from_esp;  // rules that let pass what came out of ESP
+  std::string into_esp;  // ... what goes into it
+  // Drops, for required pods, what came by its interface without an SA.
+  std::string not_encrypted;
   std::string would_leave;  // matches what came out of ESP, in `leave`
 };
 
@@ -70,8 +72,9 @@ Tunnel TunnelOf(const DesiredGuard& desired) {
         absl::StrCat("iifname ", Quoted(desired.tunnel_interface), " ");
     if (desired.tunnel_needs_mark) {
       tunnel.from_esp = absl::StrCat(
-          "    ", in, MarkIs(desired, Mark::kFromEsp), " return\n    ", in,
-          "counter name unencrypted_tunnel drop\n");
+          "    ", in, MarkIs(desired, Mark::kFromEsp), " return\n");
+      tunnel.not_encrypted =
+          absl::StrCat("    ", in, "counter name unencrypted_tunnel drop\n");
     } else {
       tunnel.from_esp = absl::StrCat("    ", in, "return\n");
     }
@@ -91,7 +94,7 @@ $LINK    counter name wrong_source drop
     $IP saddr @disabled$F $DISABLED
   }
   chain to_required$F {
-    $IP saddr @inside$F counter name plaintext_to_pod drop
+$NOT_ENCRYPTED    $IP saddr @inside$F counter name plaintext_to_pod drop
     ct direction reply ct state established,related return
     ct state related return
     ct status dnat return
@@ -165,6 +168,7 @@ std::string RulesOf(const DesiredGuard& desired) {
             absl::StrReplaceAll(
                 kFamilyChains,
                 {{"$LINK", words.link},
+                 {"$NOT_ENCRYPTED", tunnel.not_encrypted},
                  {"$LEAVES", leaves},
                  {"$DISABLED", SetMark(desired, Mark::kFromDisabled)}}),
             {{"$F", words.digit}, {"$IP", words.ip}, {"$T", words.type}}));
