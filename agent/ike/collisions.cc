@@ -114,12 +114,15 @@ void SettleChildCollision(IkeSa& sa, ChildSa& child, ChildSaId old,
     // Our answer came so late that what the peer made of the old one has been
     // rekeyed itself, and is gone: its line stands.
     const ChildSa* replaced = sa.peer()->tunnels.Find(old);
+    const bool line_went_on =
+        replaced == nullptr || (replaced->state == ChildSa::State::kRetired &&
+                                tunnels.Replaced(*replaced));
     redundant =
-        (replaced == nullptr || replaced->state == ChildSa::State::kRetired) &&
-        std::any_of(
-            tunnels.all().begin(), tunnels.all().end(), [&](const auto& c) {
-              return c.get() != &child && c->owner == sa.id() && c->sends();
-            });
+        line_went_on && std::any_of(tunnels.all().begin(), tunnels.all().end(),
+                                    [&](const auto& c) {
+                                      return c.get() != &child &&
+                                             c->owner == sa.id() && c->sends();
+                                    });
   }
   if (!redundant) return;
   // Ours: the peer's rekey stands, and the peer deletes the old one.

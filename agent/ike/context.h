@@ -35,6 +35,7 @@ struct Notice {
     kAwaitDelete,   // ike_sa: redundant; the peer will delete it
     kChildDeleted,  // ike_sa: the peer deleted its last child
     kReestablish,   // ike_sa: to be replaced by a new one
+    kSuperfluous,   // ike_sa: its time to be deleted as such has come
   };
   Kind kind;
   IkeSaId ike_sa;

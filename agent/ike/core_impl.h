@@ -88,9 +88,13 @@ class Core::Impl {
   void BoundEstablished(Peer& peer);
   void OnSending(IkeSa& sa, ChildSaId child);
   void EndSuperseded(Peer& peer, IkeSa& sa);
+  void EndSuperfluous(IkeSa& sa);
   void AbandonAttempts(Peer& peer);
   void OnChildMissing(IkeSa& sa);
   void OnChildDeleted(IkeSa& sa);
+  // Reestablish is not fulfilled yet.
+  bool Replacing(const Peer& peer);
+  void EnsureReplaced(Peer& peer);
   void EnsureChild(Peer& peer);
   void EnsureCpuChildren(Peer& peer);
   void OnPathChanged(IkeSa& sa);

@@ -100,6 +100,24 @@ void Core::Impl::Reestablish(Peer& peer) {
   RunPeerTimers(peer);
 }
 
+bool Core::Impl::Replacing(const Peer& peer) {
+  const auto before = peer.establishing.replace_before();
+  if (!before) return false;
+  // One that lost against another, which was under way before, does not do.
+  return std::none_of(
+      peer.established.begin(), peer.established.end(), [&](IkeSaId id) {
+        const IkeSa* sa = Find(id);
+        return sa != nullptr && *before < sa->begun() && !sa->superfluous();
+      });
+}
+
+void Core::Impl::EnsureReplaced(Peer& peer) {
+  if (!peer.removed && Replacing(peer) && peer.attempts.empty() &&
+      !peer.established.empty() && !peer.establishing.attempt_at()) {
+    peer.establishing.ReplaceAgain(ctx_);
+  }
+}
+
 void Core::Impl::HandleInboundTraffic(Peer& peer) {
   for (IkeSaId id : peer.established) {
     IkeSa* sa = Find(id);
@@ -128,7 +146,7 @@ void Core::Impl::RunPeerTimers(Peer& peer) {
   if (attempt_at && *attempt_at <= ctx_.now) {
     peer.establishing.Started();
     if (peer.attempts.empty() &&
-        (peer.established.empty() || peer.establishing.replacing())) {
+        (peer.established.empty() || Replacing(peer))) {
       StartAttempt(peer);
     }
   }
@@ -183,6 +201,7 @@ void Core::Impl::Settle() {
       const PeerId id = *touched_peers_.begin();
       touched_peers_.erase(touched_peers_.begin());
       if (Peer* peer = peers_.Find(id)) {
+        EnsureReplaced(*peer);
         EnsureChild(*peer);
         EnsureCpuChildren(*peer);
         Schedule(/*peer=*/true, id.value(), PeerTimeout(*peer));
@@ -214,6 +233,8 @@ void Core::Impl::HandleNotice(const Notice& notice) {
       return OnPathChanged(*sa);
     case Notice::Kind::kDeleteIke:
       return sa->Want(Wish::Kind::kDeleteIke);
+    case Notice::Kind::kSuperfluous:
+      return EndSuperfluous(*sa);
     case Notice::Kind::kChildDeleted:
       return OnChildDeleted(*sa);
     case Notice::Kind::kReestablish:
@@ -237,7 +258,7 @@ void Core::Impl::OnEstablished(IkeSa& sa) {
   // The old SAs of a restarted agent are let go by the peer only when it has
   // proof that this end has switched: a request after IKE_AUTH is one.
   const bool prove = peer.establishing.at_once() && sa.initiator();
-  peer.establishing.Succeeded(ctx_, sa.created());
+  peer.establishing.Succeeded();
   std::erase(peer.attempts, sa.id());
   // First of all: what is displaced by it is no loss of the peer.
   peer.established.push_back(sa.id());
@@ -275,7 +296,10 @@ void Core::Impl::ResolveCrossing(Peer& peer, IkeSa& sa) {
                           other->initiator() != sa.initiator();
     IkeSa& winner = !crossing || sa.initiator() == lower ? sa : *other;
     IkeSa& loser = &winner == &sa ? *other : sa;
-    loser.set_delete_at(ctx_.now + kSuperfluous);
+    // The ends may differ about which it is, where messages were late. So the
+    // higher identity is quicker, and the other asks again whether there still
+    // is one too many.
+    loser.set_delete_at(ctx_.now + (lower ? kSuperfluous : kSuperfluous / 2));
     if (winner.initiator() && (crossing || &winner == &sa)) {
       // Whoever initiated the winner knows that it stands at both ends, and
       // deletes the other once the winner carries its traffic.
@@ -315,6 +339,19 @@ void Core::Impl::OnSending(IkeSa& sa, ChildSaId child) {
   if (!(peer.LocalIdentity(ctx_.config) < peer.config->identity)) return;
   for (ChildSaId older : peer.tunnels.OlderTwins(child)) {
     sa.Want(Wish::Kind::kDeleteChild, older);
+  }
+}
+
+void Core::Impl::EndSuperfluous(IkeSa& sa) {
+  for (IkeSaId id : sa.peer()->established) {
+    const IkeSa* other = Find(id);
+    if (other == nullptr || other == &sa || other->superfluous() ||
+        other->stage() != IkeSa::Stage::kEstablished) {
+      continue;
+    }
+    if (other->proven()) return sa.Want(Wish::Kind::kDeleteIke);
+    // The peer may never have got the end of its IKE_AUTH.
+    sa.set_delete_at(ctx_.now + kSuperfluous / 2);
   }
 }
 
@@ -419,7 +456,7 @@ void Core::Impl::Bury(IkeSaId id) {
       !peer->establishing.attempt_at()) {
     const bool last = peer->established.empty();
     if (attempt && sa->initiator()) {
-      if (last || peer->establishing.replacing()) {
+      if (last || Replacing(*peer)) {
         peer->establishing.Failed(ctx_, *peer->config,
                                   !peer->tunnels.Of(IkeSaId()).empty());
       }

@@ -53,6 +53,7 @@ IkeSa::IkeSa(Context& ctx, Peer* peer, bool initiator, uint64_t local_spi,
       local_spi_(local_spi),
       peer_(peer),
       path_(path),
+      begun_(id_),
       created_(ctx.now),
       last_heard_(ctx.now),
       last_sent_(ctx.now) {}
@@ -249,6 +250,7 @@ void IkeSa::SetKeys(const IkeSuite& suite, IkeKeys keys) {
 
 void IkeSa::BecomeEstablished() {
   stage_ = Stage::kEstablished;
+  proven_ = initiator_;
   established_ = ctx_.now;
   last_heard_ = ctx_.now;
   close_at_.reset();
@@ -275,6 +277,7 @@ void IkeSa::Establish(bool initial_contact) {
 void IkeSa::EstablishAsSuccessorOf(IkeSa& old) {
   nat_ = old.nat_;
   fragmentation_ = old.fragmentation_;
+  begun_ = old.begun_;
   peer_key_ = old.peer_key_;
   cpu_sas = old.cpu_sas;
   cpu_sas_exhausted = old.cpu_sas_exhausted;
@@ -461,7 +464,7 @@ void IkeSa::CheckWaiting() {
 void IkeSa::CheckLifetime() {
   if (Due(delete_at_, ctx_.now)) {
     delete_at_.reset();
-    return Want(Wish::Kind::kDeleteIke);
+    return ctx_.Notify(Notice::Kind::kSuperfluous, id_);
   }
   if (Due(expire_at_, ctx_.now)) {
     expire_at_.reset();

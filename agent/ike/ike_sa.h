@@ -100,6 +100,10 @@ class IkeSa {
   const NatVerdict& nat() const { return nat_; }
   bool encapsulates() const { return nat_.any(); }
   base::Instant created() const { return created_; }
+  // The first of the IKE_SAs whose successor this is.
+  IkeSaId begun() const { return begun_; }
+  // The peer is known to hold it for established, too.
+  bool proven() const { return proven_; }
   base::Instant established() const { return established_; }
   Peer* peer() const { return peer_; }
   PeerId peer_id() const { return peer_ ? peer_->id : PeerId(); }
@@ -182,6 +186,7 @@ class IkeSa {
   bool lost() const { return lost_; }
   // It is superfluous: deleted then, unless the peer does so before.
   void set_delete_at(base::Instant at) { delete_at_ = at; }
+  bool superfluous() const { return delete_at_.has_value(); }
 
  private:
   using Progress = Task::Progress;
@@ -231,6 +236,7 @@ class IkeSa {
   bool fragmentation_ = false;
   bool initial_contact_ = false;
   bool lost_ = false;
+  bool proven_ = false;
   Stage stage_ = Stage::kInit;
   wire::ExchangeType in_flight_exchange_ = wire::ExchangeType::kIkeSaInit;
   NatVerdict nat_;
@@ -256,6 +262,7 @@ class IkeSa {
   std::optional<Wish> current_;
   std::optional<base::Instant> retry_at_;  // after TEMPORARY_FAILURE
 
+  IkeSaId begun_;
   base::Instant created_, established_, last_heard_, last_sent_;
   std::optional<base::Instant> rekey_at_, expire_at_, close_at_, delete_at_;
 

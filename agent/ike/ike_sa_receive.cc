@@ -179,6 +179,7 @@ void IkeSa::HandleChain(const Path& path, const wire::Header& header,
 
 void IkeSa::HeardFrom(const Path& path) {
   last_heard_ = ctx_.now;
+  if (stage_ == Stage::kEstablished) proven_ = true;
   if (path == path_) return;
   if (stage_ == Stage::kAuth && !initiator_) {
     // The initiator moves to port 4500 with IKE_AUTH (2.23).

@@ -102,32 +102,31 @@ void Establishing::Want(Context& ctx, const PeerConfig& config, bool at_once) {
 }
 
 void Establishing::Replace(Context& ctx) {
-  replace_since_ = ctx.now;
+  // Names rise in time.
+  replace_before_ = ctx.NextIkeSaId();
   attempt_at_ = ctx.now;
 }
 
 void Establishing::Stop() {
   failures_ = 0;
-  replace_since_.reset();
+  replace_before_.reset();
   wanted_ = false;
   at_once_ = false;
   attempt_at_.reset();
 }
 
-void Establishing::Succeeded(Context& ctx, base::Instant created) {
+void Establishing::ReplaceAgain(Context& ctx) {
+  attempt_at_ = ctx.now + ctx.Jitter(ctx.config.retry_base, 0.25);
+}
+
+void Establishing::Succeeded() {
   failures_ = 0;
-  if (replace_since_ && created < *replace_since_) {
-    // It was under way before: not as the peer is configured now.
-    attempt_at_ = ctx.now;
-    return;
-  }
-  replace_since_.reset();
   at_once_ = false;
   attempt_at_.reset();
 }
 
 void Establishing::Failed(Context& ctx, const PeerConfig& config, bool held) {
-  if (!wanted_ && !replacing()) return;
+  if (!wanted_ && !replace_before_) return;
   absl::Duration wait = ctx.config.retry_base;
   for (int i = 0; i < failures_ && wait < ctx.config.retry_max; ++i) wait *= 2;
   ++failures_;

@@ -29,16 +29,17 @@ class Establishing {
   // When to try; nullopt while nothing is to be done.
   std::optional<base::Instant> attempt_at() const { return attempt_at_; }
 
-  // A new IKE_SA is wanted although one is up.
-  bool replacing() const { return replace_since_.has_value(); }
+  // IKE_SAs begun before this are to be replaced.
+  std::optional<IkeSaId> replace_before() const { return replace_before_; }
 
   void Want(Context& ctx, const PeerConfig& config, bool at_once);
   void Replace(Context& ctx);
+  // What is up does not do.
+  void ReplaceAgain(Context& ctx);
   void Stop();
   // An attempt of ours is under way.
   void Started() { attempt_at_.reset(); }
-  // An IKE_SA is up that was begun, by either end, at `created`.
-  void Succeeded(Context& ctx, base::Instant created);
+  void Succeeded();
   // An attempt of ours came to nothing. `held`: CHILD_SAs of an IKE_SA that was
   // lost still stand.
   void Failed(Context& ctx, const PeerConfig& config, bool held);
@@ -47,7 +48,7 @@ class Establishing {
 
  private:
   bool wanted_ = false;
-  std::optional<base::Instant> replace_since_;
+  std::optional<IkeSaId> replace_before_;
   bool at_once_ = false;
   int failures_ = 0;
   std::optional<base::Instant> attempt_at_;

@@ -212,6 +212,14 @@ void Tunnels::HandleInboundSeen(Context& ctx, base::Spi spi) {
   Confirm(ctx, *child);
 }
 
+void Tunnels::DeletedByPeer(Context& ctx, ChildSa& child) {
+  // First: an older one, that is about to be deleted, may still be there.
+  for (const auto& c : children_) {
+    if (c->predecessor == child.id && !c->initiated) Switch(ctx, *c);
+  }
+  Retire(ctx, child);
+}
+
 void Tunnels::Retire(Context& ctx, ChildSa& child) {
   if (child.state == ChildSa::State::kRetired) return;
   if (child.state == ChildSa::State::kInstalling) return Remove(ctx, child);

@@ -41,6 +41,8 @@ class Tunnels {
   // taken until then.
   InboundSpi AbortKeepingSpi(Context& ctx, ChildSa& child);
 
+  // The peer deletes it: it has what it made in its place.
+  void DeletedByPeer(Context& ctx, ChildSa& child);
   // The peer has deleted it, or confirmed our Delete.
   void Retire(Context& ctx, ChildSa& child);
   // At once, without drain: the peer may not reach us any more.

@@ -1,12 +1,15 @@
 #include "tests/sim/datapath_model.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "agent/base/bytes.h"
 
 namespace espalier::sim {
 namespace {
+
+constexpr uint64_t kPacketSize = 1000;
 
 std::string KeyOf(const base::EspSa& sa) {
   return base::ToHex(sa.encryption_key.span()) +
@@ -74,7 +77,8 @@ void DatapathModel::Install(const ike::InstallSa& action, int epoch) {
            .spi = action.sa.spi,
            .destination = action.sa.outer_destination,
            .key = KeyOf(action.sa),
-           .epoch = epoch};
+           .epoch = epoch,
+           .limits = action.sa.limits};
   if (action.sa.direction == base::Direction::kInbound) {
     ledger_->InboundInstalled(node_, sa.spi, sa.key);
     inbound_[sa.spi] = std::move(sa);
@@ -100,25 +104,46 @@ void DatapathModel::Watch(base::Spi spi) {
   }
 }
 
+std::optional<DatapathModel::Limit> DatapathModel::Count(
+    base::Direction direction, Sa* sa) {
+  sa->bytes += kPacketSize;
+  const base::SaLimits& limits = sa->limits;
+  const auto reached = [sa](uint64_t limit) {
+    return limit > 0 && sa->bytes >= limit;
+  };
+  const Limit limit = {direction, sa->spi, sa->destination};
+  if (reached(limits.hard_bytes) && !std::exchange(sa->hard_expired, true)) {
+    return Limit{limit.direction, limit.spi, limit.destination, true};
+  }
+  if (reached(limits.soft_bytes) && !std::exchange(sa->soft_expired, true)) {
+    return limit;
+  }
+  return std::nullopt;
+}
+
 std::optional<DatapathModel::Packet> DatapathModel::Send(
-    ike::PeerId peer) const {
+    ike::PeerId peer, std::optional<Limit>* limit) {
   for (auto sa = outbound_.rbegin(); sa != outbound_.rend(); ++sa) {
-    if (sa->peer == peer) {
-      return Packet{
-          sa->spi, sa->key,
-          Outbound(peer).size() == 1 && !ledger_->HasInbound(sa->key)};
-    }
+    if (sa->peer != peer || sa->hard_expired) continue;
+    *limit = Count(base::Direction::kOutbound, &*sa);
+    return Packet{sa->spi, sa->key,
+                  Outbound(peer).size() == 1 && !ledger_->HasInbound(sa->key)};
   }
   return std::nullopt;
 }
 
 const DatapathModel::Sa* DatapathModel::Receive(const Packet& packet,
-                                                bool* first) {
+                                                bool* first,
+                                                std::optional<Limit>* limit) {
   const auto found = inbound_.find(packet.spi);
   if (found == inbound_.end() || found->second.key != packet.key) {
     return nullptr;
   }
   Sa& sa = found->second;
+  // Dead, which is no loss that a rekey should have prevented: the limit that
+  // asks for it was much lower.
+  if (sa.hard_expired) return nullptr;
+  *limit = Count(base::Direction::kInbound, &sa);
   *first = sa.watched;
   sa.watched = false;
   sa.seen = true;

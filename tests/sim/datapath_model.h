@@ -55,6 +55,16 @@ class DatapathModel {
     std::string key;
     int epoch = 0;  // of the core that installed it
     bool seen = false, watched = false;
+    base::SaLimits limits;
+    uint64_t bytes = 0;
+    bool soft_expired = false, hard_expired = false;
+  };
+  // A limit in octets that a packet has just reached.
+  struct Limit {
+    base::Direction direction;
+    base::Spi spi;
+    base::IpAddress destination;
+    bool hard = false;
   };
   struct Packet {
     base::Spi spi;
@@ -72,10 +82,11 @@ class DatapathModel {
   void Remove(const ike::RemoveSa& action);
   void Watch(base::Spi spi);
 
-  // On the newest outbound SA; nullopt: there is none.
-  std::optional<Packet> Send(ike::PeerId peer) const;
+  // On the newest outbound SA that is not dead; nullopt: there is none.
+  std::optional<Packet> Send(ike::PeerId peer, std::optional<Limit>* limit);
   // Null: the packet is lost. `*first` tells whether a watch fires.
-  const Sa* Receive(const Packet& packet, bool* first);
+  const Sa* Receive(const Packet& packet, bool* first,
+                    std::optional<Limit>* limit);
 
   // SAs of cores before `epoch`: what a restarted agent finds and replaces.
   bool HasOlder(ike::PeerId peer, int epoch) const;
@@ -86,6 +97,8 @@ class DatapathModel {
   std::vector<const Sa*> Outbound(ike::PeerId peer) const;
 
  private:
+  static std::optional<Limit> Count(base::Direction direction, Sa* sa);
+
   const int node_;
   KeyLedger* const ledger_;
   std::map<base::Spi, Sa> inbound_;

@@ -8,10 +8,6 @@
 namespace espalier::sim {
 namespace {
 
-// Of one node to one other. A handshake has 2, with a fragmented IKE_AUTH
-// about 6; commands of a test that come in one second add up.
-constexpr int kMaxDatagramsPerSecond = 40;
-
 std::string Describe(const ike::Path& path, const base::Bytes& bytes) {
   std::string text = absl::StrCat(path.local.ToString(), " > ",
                                   path.remote.ToString(), " ", bytes.size());
@@ -81,7 +77,9 @@ void Network::CountForStorm(const ike::Path& path) {
     in_second_.clear();
   }
   const int count = ++in_second_[{path.local.address, path.remote.address}];
-  if (count == kMaxDatagramsPerSecond + 1) {
+  // A handshake has 2, with a fragmented IKE_AUTH about 6; commands of a test
+  // that come in one second add up.
+  if (count == max_per_second_ + 1) {
     record_->Broken(Invariant::kNoStorm,
                     absl::StrCat(path.local.address.ToString(), " sent ",
                                  path.remote.address.ToString(), " ", count,

@@ -32,6 +32,7 @@ class Network {
 
   void Attach(const base::IpAddress& address, Receiver receiver);
   void set_faults(const NetworkFaults& faults) { faults_ = faults; }
+  void set_max_datagrams_per_second(int max) { max_per_second_ = max; }
   // Nothing passes between the two, in both directions.
   void Cut(const base::IpAddress& a, const base::IpAddress& b, bool cut);
   // `inside` is seen by all others as `outside`, with ports of the NAT's
@@ -77,6 +78,7 @@ class Network {
   uint16_t next_nat_port_ = 20000;
   uint64_t sent_ = 0;
   // Datagrams in the second that `second_` is, by sender and receiver.
+  int max_per_second_ = 40;
   int64_t second_ = 0;
   std::map<std::pair<base::IpAddress, base::IpAddress>, int> in_second_;
 };

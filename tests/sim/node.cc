@@ -108,6 +108,15 @@ void Node::Delete(int other) {
   Pump();
 }
 
+void Node::Reconfigure(int other, bool anew) {
+  if (!running()) return;
+  Trace(absl::StrCat("is told a new configuration of node ", other));
+  const absl::Status status = core_->UpsertPeer(now(), make_peer_(other));
+  if (!status.ok()) Trace(status.ToString());
+  if (anew) core_->Reestablish(now(), PeerIdOf(other));
+  Pump();
+}
+
 void Node::Later(absl::Duration delay, std::function<void()> what) {
   around_.scheduler->After(delay,
                            [this, epoch = epoch_, what = std::move(what)] {
@@ -238,14 +247,29 @@ void Node::Do(ike::RemoveSa action) {
   });
 }
 
-std::optional<DatapathModel::Packet> Node::SendPacket(int other) const {
-  return datapath_.Send(PeerIdOf(other));
+void Node::Report(const std::optional<DatapathModel::Limit>& limit) {
+  if (!limit) return;
+  Trace(absl::StrCat(limit->hard ? "hard" : "soft", " limit of ",
+                     absl::Hex(limit->spi.value())));
+  Later(absl::Milliseconds(1), [this, limit = *limit] {
+    core_->HandleSaExpired(now(), limit.direction, limit.destination, limit.spi,
+                           limit.hard);
+  });
+}
+
+std::optional<DatapathModel::Packet> Node::SendPacket(int other) {
+  std::optional<DatapathModel::Limit> limit;
+  const auto packet = datapath_.Send(PeerIdOf(other), &limit);
+  Report(limit);
+  return packet;
 }
 
 bool Node::ReceivePacket(int from, const DatapathModel::Packet& packet) {
   bool watched = false;
-  const DatapathModel::Sa* sa = datapath_.Receive(packet, &watched);
+  std::optional<DatapathModel::Limit> limit;
+  const DatapathModel::Sa* sa = datapath_.Receive(packet, &watched, &limit);
   if (sa == nullptr) return false;
+  Report(limit);
   if (!running()) return true;
   const ike::PeerId peer = PeerIdOf(from);
   // As the mesh: the new SA carries traffic, so what an earlier core left may

@@ -68,10 +68,12 @@ class Node {
   void RekeyIkeSa(int other);
   void RekeyChildSa(int other);
   void Delete(int other);
+  // `other` is configured as the world has it now; `anew`: with a new IKE_SA.
+  void Reconfigure(int other, bool anew);
   const ike::Core* core() const { return core_.get(); }
 
   // --- packets ---
-  std::optional<DatapathModel::Packet> SendPacket(int other) const;
+  std::optional<DatapathModel::Packet> SendPacket(int other);
   // False: lost here.
   bool ReceivePacket(int from, const DatapathModel::Packet& packet);
   const DatapathModel& datapath() const { return datapath_; }
@@ -95,6 +97,8 @@ class Node {
   // Runs `what` later, unless the core is another one by then.
   void Later(absl::Duration delay, std::function<void()> what);
   void AddPeer(int other);
+  // A limit in octets, as the datapath reports it.
+  void Report(const std::optional<DatapathModel::Limit>& limit);
   // Until the operation that is asked for now is done.
   absl::Duration DatapathDelay();
   void Trace(const std::string& text) const;

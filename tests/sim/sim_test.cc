@@ -31,6 +31,46 @@ WorldOptions Rough() {
   return options;
 }
 
+// Half of the seeds each.
+WorldOptions QuietOrRough(uint64_t seed) {
+  return seed % 2 == 0 ? Quiet() : Rough();
+}
+
+// All start and have time to agree; then come `rounds` of what `round` asks
+// for, `apart` from each other; then all must be well.
+void Rounds(World& world, int rounds, absl::Duration apart,
+            const std::function<void()>& round) {
+  world.StartAll();
+  world.RunFor(absl::Seconds(20));
+  for (int i = 0; i < rounds; ++i) {
+    round();
+    world.RunFor(apart);
+  }
+  world.Settle();
+}
+
+// The same with `count` things at random times within a minute, each asked of
+// a random end.
+void AtRandom(World& world, int count,
+              const std::function<void(int end)>& what) {
+  Rounds(world, 1, absl::Seconds(60), [&] {
+    for (int i = 0; i < count; ++i) {
+      world.Sometime(absl::Seconds(60), [&world, &what] {
+        what(static_cast<int>(world.chance().Between(0, 1)));
+      });
+    }
+  });
+}
+
+// Of either kind, `children` of all parts of the CHILD_SA.
+void RekeySomething(World& world, int end, double children) {
+  if (world.chance().Happens(children)) {
+    world.node(end).RekeyChildSa(1 - end);
+  } else {
+    world.node(end).RekeyIkeSa(1 - end);
+  }
+}
+
 TEST(SimTest, OneInitiatorOnAQuietNetwork) {
   ForSeeds(10, Quiet(), [](World& world) {
     world.StartAll();
@@ -67,59 +107,89 @@ TEST(SimTest, BothStartAtOnce) {
       });
 }
 
-TEST(SimTest, SimultaneousChildRekeys) {
-  ForSeeds(
-      kSeeds, [](uint64_t seed) { return seed % 2 == 0 ? Quiet() : Rough(); },
-      [](World& world) {
-        world.StartAll();
-        world.RunFor(absl::Seconds(20));
-        for (int i = 0; i < 5; ++i) {
-          for (int end : {0, 1}) {
-            world.Sometime(absl::Milliseconds(30), [&world, end] {
-              world.node(end).RekeyChildSa(1 - end);
-            });
-          }
-          world.RunFor(absl::Seconds(12));
-        }
-        world.Settle();
+void RekeySimultaneously(World& world, double children) {
+  Rounds(world, 5, absl::Seconds(12), [&] {
+    for (int end : {0, 1}) {
+      world.Sometime(absl::Milliseconds(30), [&world, end, children] {
+        RekeySomething(world, end, children);
       });
+    }
+  });
+}
+
+TEST(SimTest, SimultaneousChildRekeys) {
+  ForSeeds(kSeeds, QuietOrRough,
+           [](World& world) { RekeySimultaneously(world, 1); });
 }
 
 TEST(SimTest, SimultaneousIkeRekeys) {
-  ForSeeds(
-      kSeeds, [](uint64_t seed) { return seed % 2 == 0 ? Quiet() : Rough(); },
-      [](World& world) {
-        world.StartAll();
-        world.RunFor(absl::Seconds(20));
-        for (int i = 0; i < 5; ++i) {
-          for (int end : {0, 1}) {
-            world.Sometime(absl::Milliseconds(30), [&world, end] {
-              world.node(end).RekeyIkeSa(1 - end);
-            });
-          }
-          world.RunFor(absl::Seconds(12));
-        }
-        world.Settle();
-      });
+  ForSeeds(kSeeds, QuietOrRough,
+           [](World& world) { RekeySimultaneously(world, 0); });
 }
 
 // Whatever kind of rekey meets whatever other.
 TEST(SimTest, RekeysOfBothKindsAtRandom) {
   ForSeeds(kSeeds, Rough(), [](World& world) {
-    world.StartAll();
-    world.RunFor(absl::Seconds(20));
-    for (int i = 0; i < 24; ++i) {
-      world.Sometime(absl::Seconds(60), [&world] {
-        const int end = static_cast<int>(world.chance().Between(0, 1));
-        if (world.chance().Happens(0.5)) {
-          world.node(end).RekeyChildSa(1 - end);
-        } else {
-          world.node(end).RekeyIkeSa(1 - end);
+    AtRandom(world, 24, [&](int end) { RekeySomething(world, end, 0.5); });
+  });
+}
+
+// Messages of several datagrams, of which each may be lost or come twice.
+TEST(SimTest, FragmentsOnARoughNetwork) {
+  WorldOptions options = Rough();
+  options.public_keys = true;
+  options.core.fragment_size = 140;
+  options.max_datagrams_per_second = 150;
+  ForSeeds(kSeeds, options, [](World& world) {
+    AtRandom(world, 12, [&](int end) { RekeySomething(world, end, 0.5); });
+  });
+}
+
+// What each end is told about the other changes, with a new IKE_SA or without,
+// while rekeys go on.
+TEST(SimTest, ConfigurationsChangeWhileTunnelsRun) {
+  ForSeeds(kSeeds, QuietOrRough, [](World& world) {
+    AtRandom(world, 12, [&](int end) {
+      Chance& chance = world.chance();
+      if (chance.Happens(0.3)) return RekeySomething(world, end, 0.5);
+      World::Change change = world.ChangeOf(end, 1 - end);
+      const bool anew = chance.Happens(0.5);
+      if (anew) {
+        change.force_encapsulation = !change.force_encapsulation;
+      } else {
+        change.narrow = chance.Happens(0.5);
+        change.other_cipher_first = chance.Happens(0.5);
+      }
+      world.Reconfigure(end, 1 - end, change, anew);
+    });
+    const bool forced = world.ChangeOf(0, 1).force_encapsulation ||
+                        world.ChangeOf(1, 0).force_encapsulation;
+    for (int end : {0, 1}) {
+      for (const ike::IkeSaInfo& sa : world.node(end).core()->IkeSas()) {
+        for (const ike::ChildSaInfo& child : sa.children) {
+          EXPECT_EQ(child.encapsulated, forced);
         }
-      });
+      }
     }
-    world.RunFor(absl::Seconds(60));
-    world.Settle();
+  });
+}
+
+// Both directions carry as much, so that all four limits come at once.
+TEST(SimTest, LimitsInOctetsRekeyWithoutLoss) {
+  WorldOptions options = Rough();
+  options.core.child_limits.soft_bytes = 200'000;
+  options.core.child_limits.hard_bytes = 2'000'000;
+  ForSeeds(20, options, [](World& world) {
+    world.StartAll();
+    world.RunFor(absl::Minutes(3));
+    int agreed = 0;
+    for (int i = 0; i < 60; ++i) {
+      world.RunFor(absl::Seconds(1));
+      agreed += world.Agreed();
+    }
+    EXPECT_GT(agreed, 0);
+    EXPECT_GT(world.packets_received(), 8000u);
+    EXPECT_GT(world.node(0).core()->counters().child_sas_established, 10u);
   });
 }
 
@@ -174,42 +244,38 @@ TEST(SimTest, LifetimesRekeyWithoutLoss) {
 }
 
 TEST(SimTest, CrashAndRestartLosesNoPacket) {
-  ForSeeds(
-      kSeeds, [](uint64_t seed) { return seed % 2 == 0 ? Quiet() : Rough(); },
-      [](World& world) {
-        world.StartAll();
-        world.RunFor(absl::Seconds(20));
-        for (int i = 0; i < 3; ++i) {
-          const int end = static_cast<int>(world.chance().Between(0, 1));
-          world.node(end).Crash();
-          world.RunFor(world.chance().Between(absl::Milliseconds(10),
-                                              absl::Seconds(40)));
-          world.node(end).Start();
-          world.RunFor(world.chance().Between(absl::Milliseconds(10),
-                                              absl::Seconds(30)));
-        }
-        world.Settle();
-      });
+  ForSeeds(kSeeds, QuietOrRough, [](World& world) {
+    world.StartAll();
+    world.RunFor(absl::Seconds(20));
+    for (int i = 0; i < 3; ++i) {
+      const int end = static_cast<int>(world.chance().Between(0, 1));
+      world.node(end).Crash();
+      world.RunFor(
+          world.chance().Between(absl::Milliseconds(10), absl::Seconds(40)));
+      world.node(end).Start();
+      world.RunFor(
+          world.chance().Between(absl::Milliseconds(10), absl::Seconds(30)));
+    }
+    world.Settle();
+  });
 }
 
 TEST(SimTest, BothCrash) {
-  ForSeeds(
-      kSeeds, [](uint64_t seed) { return seed % 2 == 0 ? Quiet() : Rough(); },
-      [](World& world) {
-        world.StartAll();
-        world.RunFor(absl::Seconds(20));
-        for (int end : {0, 1}) {
-          world.Sometime(absl::Seconds(1),
-                         [&world, end] { world.node(end).Crash(); });
-        }
-        world.RunFor(absl::Seconds(2));
-        for (int end : {0, 1}) {
-          world.Sometime(absl::Seconds(3),
-                         [&world, end] { world.node(end).Start(); });
-        }
-        world.RunFor(absl::Seconds(20));
-        world.Settle();
-      });
+  ForSeeds(kSeeds, QuietOrRough, [](World& world) {
+    world.StartAll();
+    world.RunFor(absl::Seconds(20));
+    for (int end : {0, 1}) {
+      world.Sometime(absl::Seconds(1),
+                     [&world, end] { world.node(end).Crash(); });
+    }
+    world.RunFor(absl::Seconds(2));
+    for (int end : {0, 1}) {
+      world.Sometime(absl::Seconds(3),
+                     [&world, end] { world.node(end).Start(); });
+    }
+    world.RunFor(absl::Seconds(20));
+    world.Settle();
+  });
 }
 
 // Longer than retransmission lasts: both ends give the other up.
@@ -254,20 +320,7 @@ TEST(SimTest, CryptoAndDatapathFail) {
   options.node_faults.datapath_failure = 0.1;
   options.hitless = false;
   ForSeeds(kSeeds, options, [](World& world) {
-    world.StartAll();
-    world.RunFor(absl::Seconds(20));
-    for (int i = 0; i < 12; ++i) {
-      world.Sometime(absl::Seconds(60), [&world] {
-        const int end = static_cast<int>(world.chance().Between(0, 1));
-        if (world.chance().Happens(0.7)) {
-          world.node(end).RekeyChildSa(1 - end);
-        } else {
-          world.node(end).RekeyIkeSa(1 - end);
-        }
-      });
-    }
-    world.RunFor(absl::Seconds(60));
-    world.Settle();
+    AtRandom(world, 12, [&](int end) { RekeySomething(world, end, 0.7); });
   });
 }
 

@@ -28,10 +28,11 @@ ike::Identity IdentityOf(int index) {
   return ike::Identity::Fqdn(absl::StrCat("node-", 1000 + index));
 }
 
-base::TrafficSelector PodsOf(int index) {
+base::TrafficSelector PodsOf(int index, bool narrow) {
   const auto octet = static_cast<uint8_t>(index);
   return base::TrafficSelector::FromPrefix(
-      base::IpPrefix::Make(IpAddress::V4({10, 1, octet, 0}), 24).value());
+      base::IpPrefix::Make(IpAddress::V4({10, 1, octet, 0}), narrow ? 25 : 24)
+          .value());
 }
 
 bool Established(const ike::IkeSaInfo& sa) { return sa.state == "established"; }
@@ -63,6 +64,7 @@ World::World(const WorldOptions& options)
       ledger_(&record_, options.hitless) {
   record_.set_trace(options.trace);
   network_.set_faults(options.network_faults);
+  network_.set_max_datagrams_per_second(options.max_datagrams_per_second);
   if (options.nat) network_.PlaceBehindNat(AddressOf(0), NatAddress());
   const Node::Surroundings around = {&scheduler_, &chance_, &network_, &record_,
                                      &ledger_};
@@ -104,13 +106,27 @@ ike::PeerConfig World::PeerOf(int index, int other) const {
     static const std::string kSecret = "a secret of the simulation";
     peer.auth = ike::PskAuth{base::SecretBytes(base::AsBytes(kSecret))};
   }
-  peer.local_selectors = {PodsOf(index)};
-  peer.remote_selectors = {PodsOf(other)};
+  Change change;
+  if (const auto found = changes_.find({index, other});
+      found != changes_.end()) {
+    change = found->second;
+  }
+  peer.local_selectors = {PodsOf(index, change.narrow)};
+  peer.remote_selectors = {PodsOf(other, change.narrow)};
+  peer.force_encapsulation = change.force_encapsulation;
+  peer.child_proposals.push_back({.key_bits = 128});
+  if (change.other_cipher_first)
+    std::reverse(peer.child_proposals.begin(), peer.child_proposals.end());
   peer.reqid =
       base::Reqid(base::kOwnedReqidFirst + static_cast<uint32_t>(other) + 1);
   peer.initiate = options_.both_initiate || index < other;
   peer.grace = absl::Seconds(3);
   return peer;
+}
+
+void World::Reconfigure(int index, int other, const Change& change, bool anew) {
+  changes_[{index, other}] = change;
+  node(index).Reconfigure(other, anew);
 }
 
 void World::StartAll(absl::Duration spread) {

@@ -32,6 +32,8 @@ struct WorldOptions {
   // on purpose, or lets their installation fail.
   bool hitless = true;
   absl::Duration packet_interval = absl::Milliseconds(50);
+  // From one node to another; fragments are datagrams, too.
+  int max_datagrams_per_second = 40;
   ike::CoreConfig core;
   NetworkFaults network_faults;
   NodeFaults node_faults;
@@ -52,6 +54,18 @@ class World {
   // Ends all faults, restarts what is down, gives the pairs `time` to agree
   // and checks every invariant about the end.
   void Settle(absl::Duration time = absl::Seconds(90));
+
+  // What a configuration may change while the agent runs.
+  struct Change {
+    bool narrow = false;  // half of each pod network
+    bool force_encapsulation = false;
+    bool other_cipher_first = false;
+  };
+  // `index` is told it about `other`, with a new IKE_SA or without.
+  void Reconfigure(int index, int other, const Change& change, bool anew);
+  const Change& ChangeOf(int index, int other) {
+    return changes_[{index, other}];
+  }
 
   // Does `what` at a random time within `span` from now.
   void Sometime(absl::Duration span, std::function<void()> what);
@@ -92,6 +106,7 @@ class World {
   bool started_ = false;
   uint64_t packets_sent_ = 0, packets_received_ = 0, packets_early_ = 0;
   std::map<std::pair<int, int>, base::Instant> last_arrival_;
+  std::map<std::pair<int, int>, Change> changes_;
 };
 
 }  // namespace espalier::sim

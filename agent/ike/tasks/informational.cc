@@ -173,7 +173,7 @@ class InformationalResponder : public Informational {
       if (child->cpu && !tunnels.Replaced(*child)) {
         sa.peer()->cpus.wanted.erase(*child->cpu);
       }
-      tunnels.Retire(sa.ctx(), *child);
+      tunnels.DeletedByPeer(sa.ctx(), *child);
       deleted_ = true;
     }
   }
