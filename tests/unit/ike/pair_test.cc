@@ -72,6 +72,31 @@ TEST_F(Pair, BothAtOnceEndWithTheOneOfTheLower) {
   }
 }
 
+// The answer to its IKE_AUTH never arrives: by the rule it is the winner, but
+// what it would replace is all that there is.
+TEST_F(Pair, AnIkeSaThatOnlyTheResponderHoldsIsNoWinner) {
+  bool late = false;
+  lab_.filter = [&](Node& from, Node&, Path&, base::Bytes& bytes) {
+    const auto decoded = wire::DecodeHeader(bytes);
+    if (decoded->header.exchange == wire::ExchangeType::kIkeSaInit) return true;
+    // Of the IKE_SA that a began.
+    const bool of_a = decoded->header.from_initiator == (&from == &a_);
+    return !of_a || (late && &from == &a_);
+  };
+  Both(true);
+  lab_.Drain();
+  ASSERT_TRUE(lab_.PassBoth(a_, b_));
+  late = true;
+  lab_.Run(absl::Seconds(3));
+  ASSERT_EQ(b_.Established().size(), 2u);
+  for (int i = 0; i < 240; ++i) {
+    lab_.Run(absl::Seconds(1));
+    ASSERT_TRUE(lab_.PassBoth(a_, b_)) << i;
+  }
+  ExpectOne(a_, b_);
+  EXPECT_TRUE(b_.Established()[0].initiator);
+}
+
 TEST_F(Pair, RetriesWithBackoffUntilThePeerIsThere) {
   lab_.filter = [](Node&, Node&, Path&, base::Bytes&) { return false; };
   a_.core.Establish(lab_.now(), PeerId(2));
