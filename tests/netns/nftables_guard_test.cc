@@ -441,6 +441,57 @@ TEST_F(NftablesGuardTest, APodIsProtectedBeforeItIsUp) {
   EXPECT_FALSE(Passes(preferred_.get(), "10.0.1.3", wire_.get(), "10.0.2.2"));
 }
 
+// Each call of nft fails once in turn; the table ends as if none had.
+class FaultyNftables : public netlink::Nftables {
+ public:
+  FaultyNftables(int* calls, int fail_at) : calls_(calls), fail_at_(fail_at) {}
+  absl::StatusOr<std::string> Run(const std::string& commands) override {
+    if (++*calls_ == fail_at_) return absl::UnavailableError("fails");
+    return Nftables::Run(commands);
+  }
+  absl::StatusOr<std::string> RunStateless(
+      const std::string& commands) override {
+    if (++*calls_ == fail_at_) return absl::UnavailableError("fails");
+    return Nftables::RunStateless(commands);
+  }
+
+ private:
+  int* calls_;
+  const int fail_at_;
+};
+
+TEST_F(NftablesGuardTest, EachCallFailsOnce) {
+  netlink::Nftables nft;
+  std::string wanted;
+  for (int fail_at = 0;; ++fail_at) {
+    SCOPED_TRACE(fail_at);
+    (void)nft.Run("delete table inet espalier_guard");
+    int calls = 0;
+    guard_ = std::make_unique<NftablesGuard>(
+        &loop_, &loop_, std::make_unique<FaultyNftables>(&calls, fail_at),
+        nullptr, NftablesGuardOptions());
+    DesiredGuard desired = Desired();
+    const GuardedPod late = desired.pods.back();
+    desired.pods.pop_back();
+    guard_->SetDesired(desired);
+    if (!guard_->Protect(late).ok()) {
+      // ADD fails, and the runtime tries again.
+      EXPECT_TRUE(guard_->Protect(late).ok());
+    }
+    desired = Desired();
+    desired.pods[1].mode = base::Mode::kRequired;
+    guard_->SetDesired(desired);
+    EXPECT_FALSE(Passes(required_.get(), "10.0.1.2", wire_.get(), "10.0.2.2"));
+    loop_.Advance(absl::Minutes(2));
+    EXPECT_THAT(guard_->Problems(), IsEmpty());
+    const std::string listed =
+        *nft.RunStateless("list table inet espalier_guard");
+    if (fail_at == 0) wanted = listed;
+    EXPECT_EQ(listed, wanted);
+    if (HasFailure() || (fail_at > 0 && calls < fail_at)) break;
+  }
+}
+
 // Comes out of the tunnel as from espd, whole packets.
 class TunnelTest : public NftablesGuardTest {
  protected:
