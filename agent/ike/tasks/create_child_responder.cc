@@ -3,10 +3,10 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "agent/crypto/key_exchange.h"
 #include "agent/ike/child_negotiation.h"
 #include "agent/ike/ike_sa.h"
 #include "agent/ike/tasks/create_child.h"
+#include "agent/ike/tasks/key_exchange_responder.h"
 
 namespace espalier::ike {
 namespace {
@@ -15,89 +15,47 @@ using wire::NotifyPayload;
 using wire::NotifyType;
 using wire::Payload;
 
-class CreateChildResponder : public Task {
+class CreateChildResponder : public KeyExchangeResponder {
  public:
   CreateChildResponder(wire::ExchangeKind kind, wire::Payloads request,
                        ChildSaId rekeyed)
-      : Task(kind), rekeyed_(rekeyed), request_(std::move(request)) {}
+      : KeyExchangeResponder(kind, std::move(request)), rekeyed_(rekeyed) {}
   Progress Start(IkeSa& sa) override;
-  Progress HandleCrypto(IkeSa& sa, crypto::Result result) override;
   Progress HandleDatapath(IkeSa& sa, const absl::Status& status) override;
 
  private:
-  Progress Refuse(IkeSa& sa, NotifyPayload notify);
-  Progress Install(IkeSa& sa, base::ByteSpan secret);
-  const base::Bytes& peer_nonce() const {
-    return wire::Find<wire::NoncePayload>(request_)->nonce;
-  }
+  // Without a key exchange of the child's own, of no secret.
+  Progress HaveSecret(IkeSa& sa, base::ByteSpan secret) override;
 
   const ChildSaId rekeyed_;
-  wire::Payloads request_;
   NegotiatedChild child_;
   InboundSpi inbound_;
   base::Bytes nonce_;
-  base::Bytes public_value_;  // ours, once made
   ChildSaId made_;
 };
-
-Task::Progress CreateChildResponder::Refuse(IkeSa& sa, NotifyPayload notify) {
-  sa.SendResponse(wire::ExchangeType::kCreateChildSa,
-                  {Payload::Of(std::move(notify))});
-  return Progress::kDone;
-}
 
 Task::Progress CreateChildResponder::Start(IkeSa& sa) {
   nonce_ = sa.ctx().NewNonce();
   inbound_ = sa.ctx().NewInboundSpi(sa.peer_id());
-  auto outcome = AnswerChild(sa, request_, inbound_.value(), /*groups=*/true);
+  auto outcome = AnswerChild(sa, request(), inbound_.value(), /*groups=*/true);
   if (const auto* refusal = std::get_if<NotifyType>(&outcome)) {
     ReportChildRefused(sa, *refusal, /*by_us=*/true);
     return Refuse(sa, NotifyPayload::Of(*refusal));
   }
   child_ = std::move(std::get<NegotiatedChild>(outcome));
   if (rekeyed_ == ChildSaId()) {
-    const CpuAnswer answer = AnswerCpu(sa, request_);
+    const CpuAnswer answer = AnswerCpu(sa, request());
     if (answer.refusal) return Refuse(sa, NotifyPayload::Of(*answer.refusal));
     child_.plan.cpu = answer.cpu;
   } else if (const ChildSa* old = sa.peer()->tunnels.Find(rekeyed_)) {
     child_.plan.cpu = old->cpu;
   }
-  if (!child_.group) return Install(sa, {});
-  const auto* ke = wire::Find<wire::KePayload>(request_);
-  const uint16_t group = static_cast<uint16_t>(*child_.group);
-  if (ke == nullptr || ke->group != group) {
-    return Refuse(sa, NotifyPayload::InvalidKe(group));
-  }
-  if (ke->data.size() != crypto::PublicValueSize(*child_.group)) {
-    return Refuse(sa, NotifyPayload::Of(NotifyType::kInvalidSyntax));
-  }
-  Await(sa.RunCrypto(crypto::GenerateKeyExchange{*child_.group}));
-  return Progress::kRunning;
+  if (!child_.group) return HaveSecret(sa, {});
+  return BeginKeyExchange(sa, *child_.group);
 }
 
-Task::Progress CreateChildResponder::HandleCrypto(IkeSa& sa,
-                                                  crypto::Result result) {
-  if (!result.ok()) {
-    // A public value that is none is the peer's fault, anything else ours.
-    const bool invalid = absl::IsInvalidArgument(result.status());
-    return Refuse(sa,
-                  NotifyPayload::Of(invalid ? NotifyType::kInvalidSyntax
-                                            : NotifyType::kTemporaryFailure));
-  }
-  if (auto* key = std::get_if<crypto::KeyExchangeGenerated>(&*result)) {
-    public_value_ = std::move(key->public_value);
-    Await(sa.RunCrypto(crypto::ComputeSharedSecret{
-        .key = std::move(key->key),
-        .peer_public = wire::Find<wire::KePayload>(request_)->data}));
-    return Progress::kRunning;
-  }
-  if (auto* secret = std::get_if<crypto::SharedSecret>(&*result)) {
-    return Install(sa, secret->secret.span());
-  }
-  return Refuse(sa, NotifyPayload::Of(NotifyType::kTemporaryFailure));
-}
-
-Task::Progress CreateChildResponder::Install(IkeSa& sa, base::ByteSpan secret) {
+Task::Progress CreateChildResponder::HaveSecret(IkeSa& sa,
+                                                base::ByteSpan secret) {
   // Rekeyed or given up while the arithmetic ran: what was made here now would
   // belong to nobody.
   if (sa.stage() != IkeSa::Stage::kEstablished) {
@@ -141,13 +99,9 @@ Task::Progress CreateChildResponder::HandleDatapath(
   wire::Payloads payloads;
   payloads.push_back(Payload::Of(std::move(child_.answer)));
   payloads.push_back(Payload::Of(wire::NoncePayload{.nonce = nonce_}));
-  if (child_.group) {
-    payloads.push_back(Payload::Of(
-        wire::KePayload{.group = static_cast<uint16_t>(*child_.group),
-                        .data = std::move(public_value_)}));
-  }
-  AppendChildAnswer(sa, child_.plan, request_, &payloads);
-  NoteCpuSas(sa, request_);
+  if (child_.group) payloads.push_back(TakeKe());
+  AppendChildAnswer(sa, child_.plan, request(), &payloads);
+  NoteCpuSas(sa, request());
   sa.SendResponse(wire::ExchangeType::kCreateChildSa, payloads);
   if (!sa.dead()) tunnels.Complete(sa.ctx(), *child);
   return Progress::kDone;

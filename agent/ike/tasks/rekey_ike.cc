@@ -10,6 +10,7 @@
 #include "agent/crypto/key_exchange.h"
 #include "agent/ike/ike_sa.h"
 #include "agent/ike/proposal.h"
+#include "agent/ike/tasks/key_exchange_responder.h"
 
 namespace espalier::ike {
 namespace {
@@ -234,29 +235,22 @@ Task::Progress RekeyIkeInitiator::Finish(IkeSa& sa, const Outcome& outcome,
   return Progress::kDone;
 }
 
-class RekeyIkeResponder : public Task {
+class RekeyIkeResponder : public KeyExchangeResponder {
  public:
   explicit RekeyIkeResponder(wire::Payloads request)
-      : Task(wire::ExchangeKind::kRekeyIkeSa), request_(std::move(request)) {}
+      : KeyExchangeResponder(wire::ExchangeKind::kRekeyIkeSa,
+                             std::move(request)) {}
   Progress Start(IkeSa& sa) override;
-  Progress HandleCrypto(IkeSa& sa, crypto::Result result) override;
 
  private:
-  Progress Refuse(IkeSa& sa, NotifyPayload notify) {
-    sa.SendResponse(wire::ExchangeType::kCreateChildSa,
-                    {Payload::Of(std::move(notify))});
-    return Progress::kDone;
-  }
-  Progress Respond(IkeSa& sa, base::ByteSpan secret);
+  Progress HaveSecret(IkeSa& sa, base::ByteSpan secret) override;
 
-  wire::Payloads request_;
   ChosenIke chosen_;
-  base::Bytes public_value_;
 };
 
 Task::Progress RekeyIkeResponder::Start(IkeSa& sa) {
-  const auto* offer = wire::Find<wire::SaPayload>(request_);
-  const auto* ke = wire::Find<wire::KePayload>(request_);
+  const auto* offer = wire::Find<wire::SaPayload>(request());
+  const auto* ke = wire::Find<wire::KePayload>(request());
   const uint16_t ke_group = ke == nullptr ? 0 : ke->group;
   std::optional<ChosenIke> chosen =
       ChooseIke(sa.peer()->config->ike_proposals, *offer, ke_group);
@@ -264,50 +258,24 @@ Task::Progress RekeyIkeResponder::Start(IkeSa& sa) {
     return Refuse(sa, NotifyPayload::Of(NotifyType::kNoProposalChosen));
   }
   chosen_ = *std::move(chosen);
-  const uint16_t group = static_cast<uint16_t>(chosen_.suite.group);
-  if (ke_group != group) return Refuse(sa, NotifyPayload::InvalidKe(group));
-  if (ke->data.size() != crypto::PublicValueSize(chosen_.suite.group)) {
-    return Refuse(sa, NotifyPayload::Of(NotifyType::kInvalidSyntax));
-  }
-  Await(sa.RunCrypto(crypto::GenerateKeyExchange{chosen_.suite.group}));
-  return Progress::kRunning;
+  return BeginKeyExchange(sa, chosen_.suite.group);
 }
 
-Task::Progress RekeyIkeResponder::HandleCrypto(IkeSa& sa,
-                                               crypto::Result result) {
-  if (result.ok()) {
-    if (auto* key = std::get_if<crypto::KeyExchangeGenerated>(&*result)) {
-      public_value_ = std::move(key->public_value);
-      Await(sa.RunCrypto(crypto::ComputeSharedSecret{
-          .key = std::move(key->key),
-          .peer_public = wire::Find<wire::KePayload>(request_)->data}));
-      return Progress::kRunning;
-    }
-    if (auto* secret = std::get_if<crypto::SharedSecret>(&*result)) {
-      return Respond(sa, secret->secret.span());
-    }
-  }
-  return Refuse(sa, NotifyPayload::Of(NotifyType::kTemporaryFailure));
-}
-
-Task::Progress RekeyIkeResponder::Respond(IkeSa& sa, base::ByteSpan secret) {
+Task::Progress RekeyIkeResponder::HaveSecret(IkeSa& sa, base::ByteSpan secret) {
   // What was begun while the arithmetic ran may stand against it by now.
   if (sa.stage() != IkeSa::Stage::kEstablished) {
     return Refuse(sa, NotifyPayload::Of(NotifyType::kTemporaryFailure));
   }
-  const Outcome outcome = {
-      .suite = chosen_.suite,
-      .local_spi = sa.ctx().NewIkeSpi(),
-      .remote_spi = SpiOf(chosen_.peer_spi),
-      .nonce_i = wire::Find<wire::NoncePayload>(request_)->nonce,
-      .nonce_r = sa.ctx().NewNonce()};
+  const Outcome outcome = {.suite = chosen_.suite,
+                           .local_spi = sa.ctx().NewIkeSpi(),
+                           .remote_spi = SpiOf(chosen_.peer_spi),
+                           .nonce_i = peer_nonce(),
+                           .nonce_r = sa.ctx().NewNonce()};
   SetSpi(&chosen_.answer, outcome.local_spi);
   wire::Payloads payloads;
   payloads.push_back(Payload::Of(std::move(chosen_.answer)));
   payloads.push_back(Payload::Of(wire::NoncePayload{.nonce = outcome.nonce_r}));
-  payloads.push_back(Payload::Of(
-      wire::KePayload{.group = static_cast<uint16_t>(outcome.suite.group),
-                      .data = std::move(public_value_)}));
+  payloads.push_back(TakeKe());
   sa.SendResponse(wire::ExchangeType::kCreateChildSa, payloads);
   if (sa.dead()) return Progress::kDone;
   const IkeSaId theirs = Spawn(sa, outcome, secret);
