@@ -108,7 +108,7 @@ const char* MapName(BpfMap map) {
 }
 
 absl::StatusOr<std::unique_ptr<BpfObject>> BpfObject::Load(
-    const std::string& pin_directory) {
+    const std::string& pin_directory, std::optional<BpfProgram> only) {
   libbpf_set_print(CollectWords);
   last_words.clear();
   bpf_object_open_opts options{};
@@ -130,6 +130,14 @@ absl::StatusOr<std::unique_ptr<BpfObject>> BpfObject::Load(
       }
     }
   }
+  if (only) {
+    bpf_program* program = nullptr;
+    bpf_object__for_each_program(program, object) {
+      bpf_program__set_autoload(
+          program,
+          bpf_program__name(program) == absl::string_view(KernelName(*only)));
+    }
+  }
   if (const int error = bpf_object__load(object); error != 0) {
     return LibbpfError(error, "loading the programs");
   }
@@ -137,7 +145,9 @@ absl::StatusOr<std::unique_ptr<BpfObject>> BpfObject::Load(
     const char* name = KernelName(static_cast<BpfProgram>(i));
     const bpf_program* program = bpf_object__find_program_by_name(object, name);
     if (program == nullptr) return LibbpfError(ENOENT, name);
-    out->programs_[i] = bpf_program__fd(program);
+    out->programs_[i] = !only || *only == static_cast<BpfProgram>(i)
+                            ? bpf_program__fd(program)
+                            : -1;
   }
   for (int i = 0; i < kBpfMaps; ++i) {
     const char* name = MapName(static_cast<BpfMap>(i));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -51,11 +52,14 @@ class BpfObject {
  public:
   // Loads programs and maps. With `pin_directory` (in a bpffs, existing) maps
   // are pinned there, and those that an earlier agent pinned are used.
+  // With `only`, no other program (the kernel takes its time to verify each).
   // FailedPrecondition when the kernel refuses; the message has its reason.
   static absl::StatusOr<std::unique_ptr<BpfObject>> Load(
-      const std::string& pin_directory);
+      const std::string& pin_directory,
+      std::optional<BpfProgram> only = std::nullopt);
   ~BpfObject();
 
+  // -1: not loaded.
   int fd(BpfProgram program) const;
   int fd(BpfMap map) const;
 

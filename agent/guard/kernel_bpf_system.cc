@@ -171,29 +171,30 @@ KernelBpfSystem::~KernelBpfSystem() {
   if (ring_ != nullptr) ring_buffer__free(ring_);
 }
 
-absl::Status KernelBpfSystem::LoadCopy() {
+absl::Status KernelBpfSystem::LoadCopy(std::optional<BpfProgram> only) {
   Copy copy;
-  ESPALIER_ASSIGN_OR_RETURN(copy.object, BpfObject::Load(directory_));
+  ESPALIER_ASSIGN_OR_RETURN(copy.object, BpfObject::Load(directory_, only));
   for (int i = 0; i < kBpfPrograms; ++i) {
-    ESPALIER_ASSIGN_OR_RETURN(
-        copy.ids[i], ProgramId(copy.object->fd(static_cast<BpfProgram>(i))));
+    const int loaded = copy.object->fd(static_cast<BpfProgram>(i));
+    if (loaded < 0) continue;
+    ESPALIER_ASSIGN_OR_RETURN(copy.ids[i], ProgramId(loaded));
   }
   copies_.push_back(std::move(copy));
-  // The first holds the ring's map open. Where one stands that is forgotten
-  // here, it counts as old and is replaced.
-  if (copies_.size() > 3) copies_.erase(copies_.begin() + 1);
+  // Where one stands that is forgotten here, it counts as old and is replaced.
+  constexpr size_t kMaxCopies = 4;
+  if (copies_.size() > kMaxCopies) copies_.erase(copies_.begin() + 1);
   return absl::OkStatus();
 }
 
 absl::Status KernelBpfSystem::Load() {
-  if (copies_.empty()) ESPALIER_RETURN_IF_ERROR(LoadCopy());
+  if (copies_.empty()) ESPALIER_RETURN_IF_ERROR(LoadCopy(std::nullopt));
   if (!hooks_) {
     hooks_ = options_.force_clsact || !KernelHasTcx()
                  ? MakeClsactHooks(this, socket_.get())
                  : MakeTcxHooks(this, directory_ + "/links");
   }
   if (ring_ == nullptr) {
-    ring_ = ring_buffer__new(copies_.back().object->fd(BpfMap::kEvents),
+    ring_ = ring_buffer__new(copies_.front().object->fd(BpfMap::kEvents),
                              HandleRecord, &handle_, nullptr);
     if (ring_ == nullptr) {
       return netlink::ErrnoToStatus(errno, "eBPF: open the ring of events");
@@ -203,10 +204,14 @@ absl::Status KernelBpfSystem::Load() {
 }
 
 int KernelBpfSystem::fd(BpfProgram program) const {
-  return copies_.back().object->fd(program);
+  for (auto copy = copies_.rbegin(); copy != copies_.rend(); ++copy) {
+    if (copy->object->fd(program) >= 0) return copy->object->fd(program);
+  }
+  return -1;
 }
 
 bool KernelBpfSystem::IsCurrent(BpfProgram program, uint32_t id) const {
+  if (id == 0) return false;
   for (const Copy& copy : copies_) {
     if (copy.ids[static_cast<int>(program)] == id) return true;
   }
@@ -214,30 +219,30 @@ bool KernelBpfSystem::IsCurrent(BpfProgram program, uint32_t id) const {
 }
 
 absl::StatusOr<int> KernelBpfSystem::FreshCopy(BpfProgram program) {
-  ESPALIER_RETURN_IF_ERROR(LoadCopy());
+  ESPALIER_RETURN_IF_ERROR(LoadCopy(program));
   return fd(program);
 }
 
 absl::StatusOr<MapContents> KernelBpfSystem::Read(BpfMap map) {
-  return copies_.back().object->Read(map);
+  return copies_.front().object->Read(map);
 }
 
 absl::Status KernelBpfSystem::Update(BpfMap map, const std::string& key,
                                      const std::string& value) {
-  return copies_.back().object->Update(map, key, value);
+  return copies_.front().object->Update(map, key, value);
 }
 
 absl::Status KernelBpfSystem::Delete(BpfMap map, const std::string& key) {
-  const absl::Status status = copies_.back().object->Delete(map, key);
+  const absl::Status status = copies_.front().object->Delete(map, key);
   return absl::IsNotFound(status) ? absl::OkStatus() : status;
 }
 
 absl::StatusOr<espalier_counters> KernelBpfSystem::ReadCounters(uint32_t slot) {
-  return copies_.back().object->ReadCounters(slot);
+  return copies_.front().object->ReadCounters(slot);
 }
 
 absl::Status KernelBpfSystem::ResetCounters(uint32_t slot) {
-  return copies_.back().object->ResetCounters(slot);
+  return copies_.front().object->ResetCounters(slot);
 }
 
 absl::StatusOr<std::vector<netlink::Link>> KernelBpfSystem::ListLinks() {

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,15 +66,15 @@ class KernelBpfSystem : public BpfSystem, private ProgramSource {
   bool IsCurrent(BpfProgram program, uint32_t id) const override;
   absl::StatusOr<int> FreshCopy(BpfProgram program) override;
 
-  absl::Status LoadCopy();
+  absl::Status LoadCopy(std::optional<BpfProgram> only);
 
   KernelBpfOptions options_;
   std::string directory_;
   std::unique_ptr<netlink::Socket> socket_;
-  // The newest last; earlier copies may still be attached.
+  // First the whole, then copies of single programs, the newest last.
   struct Copy {
     std::unique_ptr<BpfObject> object;
-    std::array<uint32_t, kBpfPrograms> ids{};
+    std::array<uint32_t, kBpfPrograms> ids{};  // 0: not in this copy
   };
   std::vector<Copy> copies_;
   std::unique_ptr<Hooks> hooks_;
