@@ -86,7 +86,7 @@ class Core::Impl {
   void Displace(Peer& peer, IkeSa& sa);
   void ResolveCrossing(Peer& peer, IkeSa& sa);
   void BoundEstablished(Peer& peer);
-  void OnSending(IkeSa& sa, ChildSaId child);
+  void OnSending(IkeSa& sa);
   void EndSuperseded(Peer& peer, IkeSa& sa);
   void EndSuperfluous(IkeSa& sa);
   void AbandonAttempts(Peer& peer);
@@ -97,6 +97,7 @@ class Core::Impl {
   void EnsureReplaced(Peer& peer);
   void EnsureChild(Peer& peer);
   void EnsureCpuChildren(Peer& peer);
+  void PruneTwins(Peer& peer);
   void OnPathChanged(IkeSa& sa);
   void RunPeerTimers(Peer& peer);
   void StartAttempt(Peer& peer);

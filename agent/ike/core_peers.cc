@@ -12,6 +12,8 @@ namespace {
 
 // A superfluous IKE_SA that the other end should delete, and does not.
 constexpr absl::Duration kSuperfluous = absl::Seconds(30);
+// The same where its successor carries the traffic already.
+constexpr absl::Duration kSecondToDelete = absl::Seconds(3);
 
 constexpr size_t kMaxIkeSasPerPeer = 6;
 
@@ -202,6 +204,7 @@ void Core::Impl::Settle() {
       touched_peers_.erase(touched_peers_.begin());
       if (Peer* peer = peers_.Find(id)) {
         EnsureReplaced(*peer);
+        PruneTwins(*peer);
         EnsureChild(*peer);
         EnsureCpuChildren(*peer);
         Schedule(/*peer=*/true, id.value(), PeerTimeout(*peer));
@@ -228,7 +231,7 @@ void Core::Impl::HandleNotice(const Notice& notice) {
     case Notice::Kind::kChildMissing:
       return OnChildMissing(*sa);
     case Notice::Kind::kSending:
-      return OnSending(*sa, notice.child);
+      return OnSending(*sa);
     case Notice::Kind::kPathChanged:
       return OnPathChanged(*sa);
     case Notice::Kind::kDeleteIke:
@@ -322,11 +325,15 @@ void Core::Impl::BoundEstablished(Peer& peer) {
 }
 
 void Core::Impl::EndSuperseded(Peer& peer, IkeSa& sa) {
+  if (peer.LocalIdentity(ctx_.config) < peer.config->identity) {
+    // The other end is quicker, should it see this the other way round.
+    return sa.set_delete_at(ctx_.now + kSecondToDelete);
+  }
   peer.tunnels.Supersede(sa.id());
   sa.Want(Wish::Kind::kDeleteIke);
 }
 
-void Core::Impl::OnSending(IkeSa& sa, ChildSaId child) {
+void Core::Impl::OnSending(IkeSa& sa) {
   Peer& peer = *sa.peer();
   for (IkeSaId id : std::vector<IkeSaId>(peer.established)) {
     IkeSa* other = Find(id);
@@ -334,11 +341,26 @@ void Core::Impl::OnSending(IkeSa& sa, ChildSaId child) {
     Touch(id);
     EndSuperseded(peer, *other);
   }
-  // One CHILD_SA a pair: both ends may have made one where there was none. The
-  // lower identity deletes the older.
-  if (!(peer.LocalIdentity(ctx_.config) < peer.config->identity)) return;
-  for (ChildSaId older : peer.tunnels.OlderTwins(child)) {
-    sa.Want(Wish::Kind::kDeleteChild, older);
+}
+
+void Core::Impl::PruneTwins(Peer& peer) {
+  // One CHILD_SA a pair: both ends may have made one where there was none, or
+  // where those of a rekeyed IKE_SA were still to come. The lower identity
+  // deletes the older.
+  if (peer.removed || peer.tunnels.all().size() < 2 ||
+      !(peer.LocalIdentity(ctx_.config) < peer.config->identity)) {
+    return;
+  }
+  for (const auto& child : peer.tunnels.all()) {
+    if (child->state != ChildSa::State::kUp || child->owner == IkeSaId()) {
+      continue;
+    }
+    IkeSa* sa = Find(child->owner);
+    if (sa == nullptr || sa->stage() != IkeSa::Stage::kEstablished) continue;
+    for (ChildSaId older : peer.tunnels.OlderTwins(child->id)) {
+      if (sa->Wants(Wish::Kind::kDeleteChild, older)) continue;
+      ctx_.Notify(Notice::Kind::kDeleteChild, sa->id(), older);
+    }
   }
 }
 
@@ -349,7 +371,10 @@ void Core::Impl::EndSuperfluous(IkeSa& sa) {
         other->stage() != IkeSa::Stage::kEstablished) {
       continue;
     }
-    if (other->proven()) return sa.Want(Wish::Kind::kDeleteIke);
+    if (other->proven()) {
+      sa.peer()->tunnels.Supersede(sa.id());
+      return sa.Want(Wish::Kind::kDeleteIke);
+    }
     // The peer may never have got the end of its IKE_AUTH.
     sa.set_delete_at(ctx_.now + kSuperfluous / 2);
   }
