@@ -30,7 +30,7 @@ guard::DesiredGuard GuardOf(const network::DesiredNetwork& network,
   }
   std::vector<base::IpPrefix> tunnelled;
   for (const network::TunnelRoute& route : network.routes) {
-    if (!route.pods_only) {
+    if (!route.pods_only && !route.node_only) {
       out.inside.push_back(InsideBlock::Pods(route.destination));
       continue;
     }

@@ -67,6 +67,11 @@ absl::StatusOr<Cluster> ClusterFromConfig(const Config& config) {
   cluster.drain_time = config.timers.drain_time;
   cluster.on_demand = config.on_demand;
   cluster.idle_time = config.timers.idle;
+  cluster.node_traffic = config.node_traffic;
+  for (const NodeTrafficException& exception : config.node_traffic_exceptions) {
+    cluster.node_traffic_exceptions.push_back(
+        {.ip_protocol = exception.ip_protocol, .port = exception.port});
+  }
   for (const Peer& peer : config.peers) {
     PeerSpec spec{.name = peer.name,
                   .identity = peer.identity,

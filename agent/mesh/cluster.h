@@ -15,6 +15,7 @@
 #include "agent/base/secret_bytes.h"
 #include "agent/ike/config.h"
 #include "agent/mesh/config/config.h"
+#include "agent/network/node_network.h"
 
 namespace espalier::mesh {
 
@@ -59,6 +60,9 @@ struct Cluster {
   // Tunnels come with the first packet, and go after `idle_time` without one.
   bool on_demand = false;
   absl::Duration idle_time = absl::Minutes(10);
+  // Packets of the node itself to peers' node addresses.
+  NodeTraffic node_traffic = NodeTraffic::kOff;
+  std::vector<network::DesiredNetwork::Port> node_traffic_exceptions;
   // How long an old SA stays once its successor carries traffic.
   absl::Duration drain_time = absl::Seconds(5);
 };

@@ -127,6 +127,8 @@ class Mesh {
   void ApplyPolicies();
   void ApplyNetwork();
   uint32_t MtuOf(const PeerState& peer) const;
+  void AddNodeRoute(const PeerState& peer, const base::IpAddress& address,
+                    uint32_t mtu, network::DesiredNetwork* desired) const;
   bool ReachesNode(const PeerState& peer, const base::IpAddress& address) const;
 
   // --- what happens (mesh.cc) ---

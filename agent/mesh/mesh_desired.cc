@@ -273,6 +273,23 @@ bool Mesh::ReachesNode(const PeerState& peer,
                              });
 }
 
+void Mesh::AddNodeRoute(const PeerState& peer, const base::IpAddress& address,
+                        uint32_t mtu, network::DesiredNetwork* desired) const {
+  const bool up =
+      peer.state == TunnelState::kUp || peer.state == TunnelState::kAdopted;
+  if (cluster_.node_traffic == NodeTraffic::kOff ||
+      (cluster_.node_traffic == NodeTraffic::kSend && !up)) {
+    return;
+  }
+  for (const base::IpAddress& own : cluster_.node.addresses) {
+    if (own.family() != address.family()) continue;
+    desired->routes.push_back({.destination = base::IpPrefix::Host(address),
+                               .mtu = mtu,
+                               .node_only = true,
+                               .source = own});
+  }
+}
+
 void Mesh::ApplyNetwork() {
   if (!in_sync_) return;
   network::DesiredNetwork desired;
@@ -294,6 +311,7 @@ void Mesh::ApplyNetwork() {
         desired.routes.push_back({.destination = base::IpPrefix::Host(address),
                                   .mtu = mtu,
                                   .pods_only = true});
+        AddNodeRoute(*peer, address, mtu, &desired);
       }
     }
   }
@@ -310,6 +328,7 @@ void Mesh::ApplyNetwork() {
       }
     }
   }
+  desired.node_exceptions = cluster_.node_traffic_exceptions;
   std::ranges::sort(desired.routes);
   std::ranges::sort(desired.plain_routes);
   network_->SetDesired(std::move(desired));

@@ -264,6 +264,16 @@ absl::StatusOr<Route> DecodeRoute(base::ByteSpan payload) {
   return route;
 }
 
+namespace {
+
+// Ours are of one port.
+uint16_t FirstPort(const Attribute& attribute) {
+  const auto range = attribute.As<fib_rule_port_range>();
+  return range ? range->start : uint16_t{0};
+}
+
+}  // namespace
+
 absl::StatusOr<Rule> DecodeRule(base::ByteSpan payload) {
   base::ByteReader reader(payload);
   fib_rule_hdr header;
@@ -314,6 +324,15 @@ absl::StatusOr<Rule> DecodeRule(base::ByteSpan payload) {
         break;
       case FRA_PROTOCOL:
         rule.protocol = attribute.AsU8().value_or(0);
+        break;
+      case FRA_IP_PROTO:
+        rule.ip_protocol = attribute.AsU8().value_or(0);
+        break;
+      case FRA_SPORT_RANGE:
+        rule.source_port = FirstPort(attribute);
+        break;
+      case FRA_DPORT_RANGE:
+        rule.destination_port = FirstPort(attribute);
         break;
       case FRA_SUPPRESS_PREFIXLEN:
         rule.suppress_prefix_length = attribute.As<int32_t>().value_or(-1);

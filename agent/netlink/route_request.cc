@@ -115,6 +115,11 @@ std::string Rule::ToString() const {
     absl::StrAppend(&text, " fwmark 0x", absl::Hex(mark), "/0x",
                     absl::Hex(mark_mask));
   }
+  if (ip_protocol != 0) absl::StrAppend(&text, " ipproto ", ip_protocol);
+  if (source_port != 0) absl::StrAppend(&text, " sport ", source_port);
+  if (destination_port != 0) {
+    absl::StrAppend(&text, " dport ", destination_port);
+  }
   absl::StrAppend(&text, " table ", table);
   return text;
 }
@@ -300,6 +305,13 @@ Request RuleRequest(Verb verb, const Rule& rule) {
     request.PutU32(FRA_FWMASK, rule.mark_mask);
   }
   if (rule.protocol != 0) request.PutU8(FRA_PROTOCOL, rule.protocol);
+  if (rule.ip_protocol != 0) request.PutU8(FRA_IP_PROTO, rule.ip_protocol);
+  const auto put_port = [&](uint16_t attribute, uint16_t port) {
+    if (port == 0) return;
+    request.PutStructAttribute(attribute, fib_rule_port_range{port, port});
+  };
+  put_port(FRA_SPORT_RANGE, rule.source_port);
+  put_port(FRA_DPORT_RANGE, rule.destination_port);
   if (rule.suppress_prefix_length >= 0) {
     request.PutU32(FRA_SUPPRESS_PREFIXLEN,
                    static_cast<uint32_t>(rule.suppress_prefix_length));

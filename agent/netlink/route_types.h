@@ -87,6 +87,8 @@ struct Rule {
   bool invert = false;
   // FRA_SUPPRESS_PREFIXLEN; -1: none.
   int32_t suppress_prefix_length = -1;
+  uint8_t ip_protocol = 0;                         // 0: any
+  uint16_t source_port = 0, destination_port = 0;  // 0: any
   std::string ToString() const;
   friend bool operator==(const Rule&, const Rule&) = default;
 };

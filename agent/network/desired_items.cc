@@ -1,5 +1,7 @@
 #include "agent/network/desired_items.h"
 
+#include <netinet/in.h>
+
 #include <algorithm>
 #include <optional>
 #include <vector>
@@ -97,21 +99,24 @@ RouteMap DesiredRoutes(const DesiredNetwork& desired, int32_t tunnel_index) {
   }
   for (const TunnelRoute& tunnel : desired.routes) {
     const base::Family family = tunnel.destination.family();
-    const uint32_t table = tunnel.pods_only ? kPodSourceTable : kEspTable;
+    const uint32_t table = tunnel.node_only   ? kNodeSourceTable
+                           : tunnel.pods_only ? kPodSourceTable
+                                              : kEspTable;
     // Without the tunnel's interface its traffic ends here, not on the uplink.
     AddNowhere(tunnel.destination, RTN_UNREACHABLE, table, kLastResortMetric,
                &routes);
     if (tunnel_index == 0) continue;
-    const Route route{.destination = tunnel.destination,
-                      .table = table,
-                      .protocol = kRouteProtocol,
-                      .scope = family == base::Family::kIpv4
-                                   ? uint8_t{RT_SCOPE_LINK}
-                                   : uint8_t{RT_SCOPE_UNIVERSE},
-                      .metric = DefaultMetric(family),
-                      .interface_index = tunnel_index,
-                      .preferred_source = SourceOf(desired, family),
-                      .mtu = tunnel.mtu};
+    const Route route{
+        .destination = tunnel.destination,
+        .table = table,
+        .protocol = kRouteProtocol,
+        .scope = family == base::Family::kIpv4 ? uint8_t{RT_SCOPE_LINK}
+                                               : uint8_t{RT_SCOPE_UNIVERSE},
+        .metric = DefaultMetric(family),
+        .interface_index = tunnel_index,
+        .preferred_source =
+            tunnel.source ? tunnel.source : SourceOf(desired, family),
+        .mtu = tunnel.mtu};
     routes.emplace(KeyOf(route), route);
   }
   for (const PlainRoute& plain : desired.plain_routes) {
@@ -124,6 +129,40 @@ RouteMap DesiredRoutes(const DesiredNetwork& desired, int32_t tunnel_index) {
   }
   return routes;
 }
+
+namespace {
+
+// What this node sends ("iif lo" is local origin), IKE and ESP excepted.
+void AddNodeRules(const std::vector<DesiredNetwork::Port>& exceptions,
+                  base::Family family, RuleMap* rules) {
+  const auto add = [&](netlink::Rule rule) {
+    rule.family = family;
+    rule.input_interface = "lo";
+    rule.protocol = kRouteProtocol;
+    rules->emplace(rule.ToString(), rule);
+  };
+  add({.priority = kNodeSourceRulePriority, .table = kNodeSourceTable});
+  for (const uint8_t protocol : {IPPROTO_ESP, IPPROTO_AH}) {
+    add({.priority = kNodeExceptionPriority,
+         .table = RT_TABLE_MAIN,
+         .ip_protocol = protocol});
+  }
+  std::vector<DesiredNetwork::Port> ports = {{IPPROTO_UDP, 500},
+                                             {IPPROTO_UDP, 4500}};
+  ports.insert(ports.end(), exceptions.begin(), exceptions.end());
+  for (const DesiredNetwork::Port& port : ports) {
+    netlink::Rule rule{.priority = kNodeExceptionPriority,
+                       .table = RT_TABLE_MAIN,
+                       .ip_protocol = port.ip_protocol};
+    rule.destination_port = port.port;
+    add(rule);
+    // Answers, too.
+    std::swap(rule.source_port, rule.destination_port);
+    add(rule);
+  }
+}
+
+}  // namespace
 
 RuleMap DesiredRules(const DesiredNetwork& desired) {
   RuleMap rules;
@@ -158,6 +197,13 @@ RuleMap DesiredRules(const DesiredNetwork& desired) {
          .table = kPodSourceTable,
          .source = cidr,
          .protocol = kRouteProtocol});
+  }
+  for (const base::Family family : {base::Family::kIpv4, base::Family::kIpv6}) {
+    const bool wanted =
+        std::ranges::any_of(desired.routes, [&](const TunnelRoute& route) {
+          return route.node_only && route.destination.family() == family;
+        });
+    if (wanted) AddNodeRules(desired.node_exceptions, family, &rules);
   }
   return rules;
 }

@@ -4,6 +4,7 @@
 #define ESPALIER_AGENT_NETWORK_NODE_NETWORK_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,10 @@ struct TunnelRoute {
   // Only for traffic that comes from this node's pods (peers' node addresses);
   // otherwise for all.
   bool pods_only = false;
+  // Only for what this node itself sends, from `source` unless it chose
+  // another.
+  bool node_only = false;
+  std::optional<base::IpAddress> source;
   friend auto operator<=>(const TunnelRoute&, const TunnelRoute&) = default;
 };
 
@@ -51,6 +56,14 @@ struct DesiredNetwork {
   std::vector<base::IpAddress> node_addresses;
   // What pods send to anywhere but the inside leaves with the node's address.
   bool masquerade = true;
+  // What the node sends to or from these ports takes no `node_only` route;
+  // neither do IKE, ESP and AH.
+  struct Port {
+    uint8_t ip_protocol = 0;
+    uint16_t port = 0;
+    friend auto operator<=>(const Port&, const Port&) = default;
+  };
+  std::vector<Port> node_exceptions;
   uint32_t mark_mask = base::kDefaultMarkMask;
   friend bool operator==(const DesiredNetwork&,
                          const DesiredNetwork&) = default;

@@ -29,6 +29,11 @@ inline constexpr uint32_t kPodSourceRulePriority = 4500;
 // All traffic, the node's own too: pods' addresses by ESP, or nowhere.
 inline constexpr uint32_t kEspTable = 4502;
 inline constexpr uint32_t kEspRulePriority = 4502;
+// What this node itself sends (encryptNodeTraffic): peers' node addresses. What
+// must not enter a tunnel, IKE and ESP before all, is led past it.
+inline constexpr uint32_t kNodeExceptionPriority = 4503;
+inline constexpr uint32_t kNodeSourceTable = 4504;
+inline constexpr uint32_t kNodeSourceRulePriority = 4504;
 
 // Loses against every route that somebody meant.
 inline constexpr uint32_t kLastResortMetric = 0x7fffffff;

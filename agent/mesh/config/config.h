@@ -93,6 +93,20 @@ struct PrivateKeySource {
   bool generate = false;  // make an Ed25519 key when the file is not there
 };
 
+// DESIGN 5: the node's own packets to its peers' node addresses.
+enum class NodeTraffic : uint8_t {
+  kOff,      // stays out of the tunnels
+  kSend,     // through a tunnel while that is up, else in plaintext
+  kRequire,  // through the tunnel or not at all
+};
+
+struct NodeTrafficException {
+  uint8_t ip_protocol = 0;
+  uint16_t port = 0;  // of either end
+  friend bool operator==(const NodeTrafficException&,
+                         const NodeTrafficException&) = default;
+};
+
 struct Timers {
   absl::Duration liveness_interval = absl::Seconds(30);
   absl::Duration nat_keepalive_interval = absl::Seconds(20);
@@ -154,6 +168,10 @@ struct Config {
   std::vector<Peer> peers;
   // Tunnels come with the first packet instead of at the start.
   bool on_demand = false;
+  NodeTraffic node_traffic = NodeTraffic::kOff;
+  // The API server and DNS, without which no node starts.
+  std::vector<NodeTrafficException> node_traffic_exceptions = {
+      {6, 6443}, {6, 53}, {17, 53}};
   Lifetimes lifetimes;
   Timers timers;
   uint32_t replay_window = 4096;

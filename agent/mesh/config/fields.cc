@@ -27,6 +27,8 @@ std::vector<std::string> ConfigFields() {
       "auth.privateKeyFile",
       "auth.generatePrivateKey",
       "mesh",
+      "encryptNodeTraffic",
+      "nodeTrafficExceptions",
       "peers[].name",
       "peers[].identity",
       "peers[].addresses",

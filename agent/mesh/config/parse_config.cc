@@ -437,6 +437,33 @@ void ReadDatapath(const YamlNode& node, ErrorList* errors, Config* out) {
   }
 }
 
+void ReadNodeTraffic(const MapReader& map, Config* out) {
+  std::string stage;
+  if (map.OneOf("encryptNodeTraffic", {"off", "send", "require"}, &stage)) {
+    out->node_traffic = stage == "off"    ? NodeTraffic::kOff
+                        : stage == "send" ? NodeTraffic::kSend
+                                          : NodeTraffic::kRequire;
+  }
+  std::vector<NodeTrafficException> exceptions;
+  const auto read = [&](const std::string& text) -> absl::Status {
+    const bool tcp = absl::StartsWith(text, "tcp/");
+    uint32_t port = 0;
+    if ((!tcp && !absl::StartsWith(text, "udp/")) ||
+        !absl::SimpleAtoi(text.substr(4), &port) || port == 0 || port > 65535) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", text.substr(0, 60),
+                       "' is no port: expected tcp/PORT or udp/PORT"));
+    }
+    exceptions.push_back({.ip_protocol = static_cast<uint8_t>(tcp ? 6 : 17),
+                          .port = static_cast<uint16_t>(port)});
+    return absl::OkStatus();
+  };
+  if (map.List("nodeTrafficExceptions", "ports, as in [tcp/6443, udp/53]", 64,
+               read)) {
+    out->node_traffic_exceptions = std::move(exceptions);
+  }
+}
+
 absl::StatusOr<base::Endpoint> ParseEndpoint(const std::string& text) {
   const size_t colon = text.rfind(':');
   if (colon != std::string::npos) {
@@ -666,6 +693,7 @@ absl::StatusOr<Config> ParseConfig(const std::string& text,
   if (map.OneOf("mesh", {"eager", "on-demand"}, &mesh)) {
     config.on_demand = mesh == "on-demand";
   }
+  ReadNodeTraffic(map, &config);
   Defaults defaults;
   if (const YamlNode* node = map.Get("auth"); node != nullptr) {
     ReadAuth(*node, &errors, &config, &defaults);

@@ -488,6 +488,31 @@ TEST_F(MeshTest, EachDatapathCallFailsOnceAndTheStateIsTheSame) {
   }
 }
 
+TEST_F(MeshTest, NodeTrafficTakesTheTunnelByItsStage) {
+  const auto node_routes = [&] {
+    std::vector<std::string> routes;
+    for (const network::TunnelRoute& route : network_.desired.routes) {
+      if (!route.node_only) continue;
+      EXPECT_EQ(route.source, Ip("192.0.2.1"));
+      routes.push_back(route.destination.ToString());
+    }
+    return routes;
+  };
+  StartUsual();
+  InstallBoth("node-c", 1, 100);
+  EXPECT_THAT(node_routes(), IsEmpty());
+  Cluster cluster = MakeCluster({MakePeer("node-a", 2), MakePeer("node-c", 3)});
+  cluster.node_traffic = NodeTraffic::kSend;
+  mesh_->SetCluster(cluster);
+  EXPECT_THAT(node_routes(), ElementsAre("192.0.2.3/32"));
+  // Only while the tunnel is up.
+  Remove("node-c", 1, Direction::kOutbound, 101).IgnoreError();
+  EXPECT_THAT(node_routes(), IsEmpty());
+  cluster.node_traffic = NodeTraffic::kRequire;
+  mesh_->SetCluster(cluster);
+  EXPECT_THAT(node_routes(), ElementsAre("192.0.2.2/32", "192.0.2.3/32"));
+}
+
 // What a large mesh costs the loop: a figure for people, no assertion on time.
 TEST_F(MeshTest, AThousandPeersComeUpAndGo) {
   constexpr int kPeers = 1000;

@@ -47,7 +47,13 @@ std::vector<Rule> Rules() {
            .mark_mask = 0xff,
            .protocol = 69,
            .invert = true,
-           .suppress_prefix_length = 0}};
+           .suppress_prefix_length = 0},
+          {.priority = 4503,
+           .table = 254,
+           .input_interface = "lo",
+           .ip_protocol = 17,
+           .source_port = 4500,
+           .destination_port = 500}};
 }
 std::vector<Address> Addresses() {
   return {
