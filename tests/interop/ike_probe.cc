@@ -119,7 +119,7 @@ ike::PeerConfig MakePeerConfig(const mesh::Config& config, size_t index) {
     peer.remote_selectors.push_back(base::TrafficSelector::FromPrefix(prefix));
   }
   peer.reqid = base::Reqid(base::kOwnedReqidFirst + peer.id.value());
-  peer.force_encapsulation = from.force_encapsulation;
+  peer.force_encapsulation = from.force_encapsulation.value_or(true);
   peer.initiate = from.initiate != mesh::Initiate::kNever;
   return peer;
 }
