@@ -21,12 +21,12 @@ PEER = "node-b"
 UNGUARDED = "node-x"
 PLAIN = "plain"  # a namespace, and the pod in it
 NO_GUARD = {"guard": {"bpf": "off", "nftables": "off"}}
-CONTROL_RATE = 100
+CONTROL_RATE = 40 if "ESPALIER_GUEST" in os.environ else 100
 ROUTER, ATTACKER = 254, 253
+DIVERSION = 999  # a routing table
 # Of each of a victim's four flows: 1,000 packets a second from its pod, and as
 # many to it. An emulated processor carries half of that.
 RATE = 250 if "ESPALIER_GUEST" in os.environ else 500
-DIVERSION = 999  # a routing table
 # Quick to notice, or each event would take minutes.
 TIMERS = {"liveness": "2s", "grace": "1s", "drain": "1s", "retransmitFirst": "200ms",
           "retransmitMax": "1s", "retransmitTries": 6}
@@ -34,7 +34,7 @@ TIMERS = {"liveness": "2s", "grace": "1s", "drain": "1s", "retransmitFirst": "20
 
 class Scene:
     """victims: name to what their configuration has besides (Node.write_config's
-    `extra`). What is done to a scene is done to each victim at once, so that
+    `extra`); `peer`: the same of node-b. What is done to a scene is done to each victim at once, so that
     variants of a node cost one run.
 
     node-x is no victim but the control of all that happens: without guards, and
@@ -45,10 +45,11 @@ class Scene:
 
     def __init__(self, lab: Lab, victims: dict[str, dict], *, common: dict | None = None,
                  udp: bool = True, rate: float = RATE, tick: int = 4000,
-                 control: bool = True, plain: bool = False):
+                 control: bool = True, plain: bool = False,
+                 peer: dict | None = None):
         self.lab = lab
         self.common = {"timers": TIMERS, "logLevel": "debug", **(common or {})}
-        self.extras = {PEER: {}, UNGUARDED: NO_GUARD, **victims}
+        self.extras = {PEER: peer or {}, UNGUARDED: NO_GUARD, **victims}
         self.udp = udp
         self.plain = plain
         self.plain_mode = "disabled"

@@ -4,22 +4,33 @@ sees none outside ESP (DESIGN 1.2). lab/events.py has the table, lab/matrix.py
 what is asserted of each row, its controls included.
 
 Each event happens to three nodes at once: one with both guards, one with eBPF
-alone, one with nftables alone."""
+alone, one with nftables alone. Over the kernel datapath (in the guest) it happens
+to one without guards, which routing and policies alone protect: the events that
+only a guard survives are not among those."""
 
 import pytest
 
 from lab.events import EVENTS, GUARD_EVENTS
 from lab.matrix import run_event
 from lab.node import default_driver
-from lab.scene import Scene, Stage
+from lab.scene import NO_GUARD, Scene, Stage
 
+KERNEL = default_driver() == "kernel"
 VICTIMS = {"node-a": {}, "node-bpf": {"guard": {"nftables": "off"}},
            "node-nft": {"guard": {"bpf": "off"}}}
+TABLE = [event for event in [*EVENTS, *([] if KERNEL else GUARD_EVENTS)]
+         if default_driver() in event.drivers]
+
+
+def make(lab):
+    if KERNEL:
+        return Scene(lab, {"node-a": NO_GUARD}, peer=NO_GUARD)
+    return Scene(lab, VICTIMS, plain=True)
 
 
 @pytest.fixture(scope="module")
 def stage():
-    stage = Stage("fail-closed", lambda lab: Scene(lab, VICTIMS, plain=True))
+    stage = Stage("fail-closed", make)
     yield stage
     stage.close()
 
@@ -30,8 +41,6 @@ def scene(stage, request):
     stage.judge(request.node.lab_reports)
 
 
-@pytest.mark.parametrize(
-    "event", [event for event in [*EVENTS, *GUARD_EVENTS] if default_driver() in event.drivers],
-    ids=lambda event: event.name)
+@pytest.mark.parametrize("event", TABLE, ids=lambda event: event.name)
 def test_no_plaintext(scene, event):
     run_event(scene, event)
