@@ -24,19 +24,18 @@
  * origin, so each writer replaces the whole number and leaves the other bits,
  * which belong to kube-proxy (0x4000, 0x8000), portmap (0x2000) and others.
  *
- * number               written by                       read by
- * FROM_REQUIRED        from_pod                         uplink_out, nftables
- * FROM_REQUIRED_INSIDE from_pod                         uplink_out, nftables
- * FROM_PREFERRED       from_pod                         uplink_out, nftables
- * FROM_DISABLED        from_pod                         routing rule,
- * uplink_out FROM_ESP             encrypting inbound SAs of the    to_pod,
- * uplink_out, kernel (XFRMA_SET_MARK)          uplink_in (policy-based)
- * WIRE_INSIDE,         uplink_in                        to_pod, nftables
- * WIRE_OUTSIDE,
- * WIRE_TO_NODE
- * BYPASS               outbound SAs (XFRMA_SET_MARK),   uplink_out, nftables,
- *                      espd's and IKE's sockets         routing rule
- *                      (SO_MARK)
+ * FROM_REQUIRED, FROM_REQUIRED_INSIDE, FROM_PREFERRED:
+ *   written by from_pod; read by uplink_out and nftables.
+ * FROM_DISABLED:
+ *   written by from_pod; read by the routing rule and uplink_out.
+ * FROM_ESP:
+ *   written by the kernel for encrypting inbound SAs (XFRMA_SET_MARK); read by
+ *   to_pod, uplink_out and, with policies on the uplink, uplink_in.
+ * WIRE_INSIDE, WIRE_OUTSIDE, WIRE_TO_NODE:
+ *   written by uplink_in; read by to_pod and nftables.
+ * BYPASS:
+ *   written by the kernel for outbound SAs (XFRMA_SET_MARK) and by espd's and
+ *   IKE's sockets (SO_MARK); read by uplink_out, nftables and the routing rule.
  */
 enum espalier_mark {
   ESPALIER_MARK_NONE = 0,
