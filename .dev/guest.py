@@ -51,7 +51,7 @@ MACHINE = ["-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", 
            "-nodefaults", "-no-user-config",
            "-display", "none", "-no-reboot"]
 COMMAND_LINE = ("console=ttyS0 quiet panic=-1 mitigations=off nokaslr "
-                "random.trust_cpu=on tsc=reliable no_timer_check "
+                "random.trust_cpu=on clocksource=hpet tsc=reliable no_timer_check "
                 "rcupdate.rcu_expedited=1 rdinit=/init")
 
 

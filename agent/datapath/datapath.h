@@ -29,6 +29,8 @@ struct Events {
   std::function<void(const SaKey&, bool hard)> expired;
   std::function<void(const SaKey&)> inbound_seen;  // after WatchInbound
   std::function<void(base::Reqid)> acquire;        // traffic without an SA
+  // Somebody else removed something of what is installed: worth a look.
+  std::function<void()> disturbed;
   // The driver lost its backend (espd died): everything installed is gone and
   // no key may be installed again; SAs have to be negotiated anew.
   std::function<void(const absl::Status&)> lost;

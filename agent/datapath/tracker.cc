@@ -38,8 +38,18 @@ Tracker::Tracker(base::EventLoop* loop, base::Clock* clock, Datapath* datapath,
     if (events_.inbound_seen) events_.inbound_seen(key);
   };
   events.acquire = [this](base::Reqid reqid) {
+    // Where there should be an SA, somebody removed it.
+    for (const auto& [key, sa] : sas_) {
+      if (sa.reqid == reqid && key.direction == base::Direction::kOutbound &&
+          (sa.state == TrackedSa::State::kInstalled ||
+           sa.state == TrackedSa::State::kAdopted)) {
+        RefreshSoon();
+        break;
+      }
+    }
     if (events_.acquire) events_.acquire(reqid);
   };
+  events.disturbed = [this] { RefreshSoon(); };
   datapath_->SetEvents(std::move(events));
 }
 
@@ -47,6 +57,7 @@ Tracker::~Tracker() {
   *self_ = nullptr;
   loop_->CancelTimer(timer_);
   loop_->CancelTimer(refresh_timer_);
+  loop_->CancelTimer(soon_timer_);
   datapath_->SetEvents({});
 }
 
@@ -309,6 +320,14 @@ void Tracker::RefreshLater() {
   refresh_timer_ = loop_->RunAfter(options_.refresh, [this] {
     RefreshLater();
     // A failure is the connection's, and dealt with there.
+    if (ready_) Refresh([](const absl::Status&) {});
+  });
+}
+
+void Tracker::RefreshSoon() {
+  if (soon_timer_ != 0) return;
+  soon_timer_ = loop_->RunAfter(options_.refresh_soon, [this] {
+    soon_timer_ = 0;
     if (ready_) Refresh([](const absl::Status&) {});
   });
 }

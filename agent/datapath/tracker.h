@@ -43,6 +43,8 @@ struct TrackerOptions {
   absl::Duration longest_retry = absl::Seconds(30);
   // What somebody removes by hand is noticed this often.
   absl::Duration refresh = absl::Seconds(10);
+  // After a sign that somebody did.
+  absl::Duration refresh_soon = absl::Milliseconds(50);
 };
 
 // One thread, the loop's. A `done` may run inside the call.
@@ -116,6 +118,8 @@ class Tracker {
   void EndRemoval(const SaKey& key, const absl::Status& status);
   void ApplyPolicies();
   void RefreshLater();
+  // A look soon, one for all that asks for it meanwhile.
+  void RefreshSoon();
   void ArmTimer();
   void HandleTimer();
 
@@ -135,6 +139,7 @@ class Tracker {
   uint64_t connection_ = 0;
   base::EventLoop::TimerId timer_ = 0;
   base::EventLoop::TimerId refresh_timer_ = 0;
+  base::EventLoop::TimerId soon_timer_ = 0;
   // Answers that come after the tracker's end find it gone.
   std::shared_ptr<Tracker*> self_;
 };

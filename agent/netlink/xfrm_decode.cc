@@ -1,6 +1,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -122,6 +123,21 @@ absl::StatusOr<XfrmState> StateOf(const xfrm_usersa_info& info) {
   state.packets = info.curlft.packets;
   state.bytes = info.curlft.bytes;
   state.added = info.curlft.add_time;
+  const auto limit = [](uint64_t value) {
+    return value == XFRM_INF ? uint64_t{0} : value;
+  };
+  state.limits.soft_bytes = limit(info.lft.soft_byte_limit);
+  state.limits.hard_bytes = limit(info.lft.hard_byte_limit);
+  state.limits.soft_packets = limit(info.lft.soft_packet_limit);
+  state.limits.hard_packets = limit(info.lft.hard_packet_limit);
+  constexpr uint64_t kLongest = uint64_t{1} << 32;
+  state.limits.soft_time = absl::Seconds(
+      std::min(info.lft.soft_add_expires_seconds, __u64{kLongest}));
+  state.limits.hard_time = absl::Seconds(
+      std::min(info.lft.hard_add_expires_seconds, __u64{kLongest}));
+  if (info.id.proto == IPPROTO_AH) {
+    state.suite.protocol = base::IpsecProtocol::kAh;
+  }
   state.replayed = info.stats.replay + info.stats.replay_window;
   state.bad_icv = info.stats.integrity_failed;
   state.replay_window = info.replay_window;

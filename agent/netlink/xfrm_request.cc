@@ -55,7 +55,22 @@ void PutAlgorithm(Request* request, uint16_t attribute, Header header,
   request->PutBytes(attribute, whole.span());
 }
 
+uint8_t Number(base::IpsecProtocol protocol) {
+  return protocol == base::IpsecProtocol::kAh ? IPPROTO_AH : IPPROTO_ESP;
+}
+
+void PutIntegrity(const base::EspSa& sa, Request* request) {
+  PutAlgorithm(request, XFRMA_ALG_AUTH_TRUNC,
+               xfrm_algo_auth{.alg_trunc_len = static_cast<uint32_t>(
+                                  sa.suite.icv_size() * 8)},
+               HmacName(sa.suite.integrity), sa.integrity_key);
+}
+
 void PutAlgorithms(const base::EspSa& sa, Request* request) {
+  if (sa.suite.ah()) {
+    PutIntegrity(sa, request);
+    return;
+  }
   if (sa.suite.aead()) {
     PutAlgorithm(request, XFRMA_ALG_AEAD,
                  xfrm_algo_aead{.alg_icv_len = static_cast<uint32_t>(
@@ -65,10 +80,7 @@ void PutAlgorithms(const base::EspSa& sa, Request* request) {
   }
   PutAlgorithm(request, XFRMA_ALG_CRYPT, xfrm_algo{}, "cbc(aes)",
                sa.encryption_key);
-  PutAlgorithm(request, XFRMA_ALG_AUTH_TRUNC,
-               xfrm_algo_auth{.alg_trunc_len = static_cast<uint32_t>(
-                                  sa.suite.icv_size() * 8)},
-               HmacName(sa.suite.integrity), sa.integrity_key);
+  PutIntegrity(sa, request);
 }
 
 // The window's bitmap, always as XFRMA_REPLAY_ESN_VAL: the older attribute
@@ -99,12 +111,12 @@ uint64_t Seconds(absl::Duration duration) {
                    std::max<int64_t>(1, absl::ToInt64Seconds(duration)));
 }
 
-xfrm_usersa_id Id(const base::SaKey& key) {
+xfrm_usersa_id Id(const base::SaKey& key, base::IpsecProtocol protocol) {
   xfrm_usersa_id id{};
   id.daddr = Raw(key.outer_destination);
   id.spi = htonl(key.spi.value());
   id.family = Number(key.outer_destination.family());
-  id.proto = IPPROTO_ESP;
+  id.proto = Number(protocol);
   return id;
 }
 
@@ -136,13 +148,17 @@ absl::StatusOr<Request> AddStateRequest(const base::EspSa& sa,
   xfrm_usersa_info info{};
   info.id.daddr = Raw(sa.outer_destination);
   info.id.spi = htonl(sa.spi.value());
-  info.id.proto = IPPROTO_ESP;
+  info.id.proto = Number(sa.suite.protocol);
   info.saddr = Raw(sa.outer_source);
   info.family = Number(sa.outer_destination.family());
-  info.mode = XFRM_MODE_TUNNEL;
   info.reqid = sa.reqid.value();
-  // Inner packets of either family; which ones is the policies' business.
-  info.flags = XFRM_STATE_AF_UNSPEC;
+  if (sa.mode == base::SaMode::kTunnel) {
+    info.mode = XFRM_MODE_TUNNEL;
+    // Inner packets of either family; which ones is the policies' business.
+    info.flags = XFRM_STATE_AF_UNSPEC;
+  } else {
+    info.mode = XFRM_MODE_TRANSPORT;
+  }
   if (sa.suite.esn) info.flags |= XFRM_STATE_ESN;
   info.lft.soft_byte_limit = Limit(sa.limits.soft_bytes);
   info.lft.hard_byte_limit = Limit(sa.limits.hard_bytes);
@@ -171,6 +187,8 @@ absl::StatusOr<Request> AddStateRequest(const base::EspSa& sa,
   if (options.nat_keepalive != 0 && outbound && sa.encapsulation) {
     request.PutU32(kXfrmaNatKeepaliveInterval, options.nat_keepalive);
   }
+  // RFC 9611 pins what is sent; what comes in is found by its SPI.
+  if (sa.cpu && outbound) request.PutU32(kXfrmaSaPcpu, *sa.cpu);
   if (options.set_mark_mask != 0) {
     request.PutU32(XFRMA_SET_MARK, options.set_mark);
     request.PutU32(XFRMA_SET_MARK_MASK, options.set_mark_mask);
@@ -178,17 +196,18 @@ absl::StatusOr<Request> AddStateRequest(const base::EspSa& sa,
   return request;
 }
 
-Request DeleteStateRequest(const base::SaKey& key) {
+Request DeleteStateRequest(const base::SaKey& key,
+                           base::IpsecProtocol protocol) {
   Request request(XFRM_MSG_DELSA, 0,
                   absl::StrCat("remove SA ", key.ToString()));
-  request.PutStruct(Id(key));
+  request.PutStruct(Id(key, protocol));
   return request;
 }
 
-Request GetStateRequest(const base::SaKey& key) {
+Request GetStateRequest(const base::SaKey& key, base::IpsecProtocol protocol) {
   Request request(XFRM_MSG_GETSA, 0,
                   absl::StrCat("look up SA ", key.ToString()));
-  request.PutStruct(Id(key));
+  request.PutStruct(Id(key, protocol));
   return request;
 }
 

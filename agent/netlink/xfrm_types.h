@@ -28,7 +28,8 @@ struct XfrmStateOptions {
   uint32_t if_id = 0;          // route-based: the xfrm interface's
   bool direction = false;      // XFRMA_SA_DIR; outbound then has no window
   uint32_t nat_keepalive = 0;  // seconds; outbound, encapsulated
-  // Marks packets that came out of this inbound SA (set, mask).
+  // Marks what came out of this inbound SA, or the outer packets of this
+  // outbound one (value, mask).
   uint32_t set_mark = 0;
   uint32_t set_mark_mask = 0;
 };
@@ -51,6 +52,7 @@ struct XfrmState {
   uint64_t packets = 0, bytes = 0;
   uint64_t replayed = 0, bad_icv = 0;
   uint64_t added = 0;  // seconds since the Unix epoch, of the wall clock
+  base::SaLimits limits;
 };
 
 // One policy of the SPD: inner selector and the one ESP template.
@@ -90,9 +92,12 @@ struct XfrmAcquire {
 // suite's.
 absl::StatusOr<Request> AddStateRequest(const base::EspSa& sa,
                                         const XfrmStateOptions& options);
-Request DeleteStateRequest(const base::SaKey& key);
+Request DeleteStateRequest(
+    const base::SaKey& key,
+    base::IpsecProtocol protocol = base::IpsecProtocol::kEsp);
 // XFRM_MSG_GETSA of one.
-Request GetStateRequest(const base::SaKey& key);
+Request GetStateRequest(const base::SaKey& key, base::IpsecProtocol protocol =
+                                                    base::IpsecProtocol::kEsp);
 Request DumpStatesRequest();
 
 // XFRM_MSG_UPDPOLICY: adds or replaces by selector, way and if_id.

@@ -1,10 +1,12 @@
 #include "agent/datapath/kernel/kernel_datapath.h"
 
 #include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <linux/xfrm.h>
 #include <netinet/in.h>
 
 #include <algorithm>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,7 +33,30 @@ void WipeReplies(std::vector<Reply>* replies) {
   for (Reply& reply : *replies) base::Wipe(reply.payload);
 }
 
-// Owned ESP SAs of a dump.
+// A larval state lives so long; while it does, traffic asks for no SA again.
+constexpr char kAcquireSeconds[] = "5";
+constexpr absl::Duration kLongestWatch = absl::Seconds(5);
+constexpr int kDumpTries = 5;
+constexpr absl::Duration kRepairRetry = absl::Seconds(1);
+
+void WriteSysctl(const char* path, const char* value) {
+  std::ofstream stream(path);
+  stream << value << std::flush;
+  if (!stream.good()) {
+    base::Log(base::LogLevel::kWarning, "setting not written",
+              {{"path", path}, {"value", value}});
+  }
+}
+
+bool SoftLimitReached(const XfrmState& state, uint64_t now) {
+  const base::SaLimits& limits = state.limits;
+  return (limits.soft_packets != 0 && state.packets >= limits.soft_packets) ||
+         (limits.soft_bytes != 0 && state.bytes >= limits.soft_bytes) ||
+         (limits.soft_time > absl::ZeroDuration() &&
+          absl::Seconds(now - std::min(now, state.added)) >= limits.soft_time);
+}
+
+// Owned SAs of a dump. SPI 0: a larval state, which an acquire left.
 absl::StatusOr<std::vector<XfrmState>> DecodeStates(
     std::vector<Reply>* replies) {
   std::vector<XfrmState> states;
@@ -43,9 +68,8 @@ absl::StatusOr<std::vector<XfrmState>> DecodeStates(
       error = state.status();
       break;
     }
-    // SPI 0: a larval state, which an acquire left (RFC 7296 has no SA yet).
-    if (state->protocol != IPPROTO_ESP || !Owned(state->reqid) ||
-        state->spi.value() == 0) {
+    if ((state->protocol != IPPROTO_ESP && state->protocol != IPPROTO_AH) ||
+        !Owned(state->reqid)) {
       continue;
     }
     states.push_back(*std::move(state));
@@ -64,7 +88,9 @@ KernelDatapath::KernelDatapath(base::EventLoop* loop,
 KernelDatapath::~KernelDatapath() {
   *alive_ = false;
   loop_->CancelTimer(watch_timer_);
-  for (const auto* socket : {requests_.get(), notifications_.get()}) {
+  loop_->CancelTimer(repair_timer_);
+  for (const auto* socket :
+       {requests_.get(), notifications_.get(), links_.get()}) {
     if (socket != nullptr) loop_->Unwatch(socket->fd());
   }
 }
@@ -84,6 +110,7 @@ absl::StatusOr<KernelFeatures> KernelDatapath::Probe(
   sa.encryption_key = base::SecretBytes(sa.suite.encryption_key_size());
   random->Fill(sa.encryption_key.mutable_span());
   sa.reqid = base::Reqid(base::kOwnedReqidLast);
+  sa.cpu = 0;
   const SaKey key{sa.direction, sa.outer_destination, sa.spi};
   ESPALIER_ASSIGN_OR_RETURN(
       netlink::Request add,
@@ -108,6 +135,7 @@ absl::StatusOr<KernelFeatures> KernelDatapath::Probe(
   return KernelFeatures{
       .direction = states->front().direction.has_value(),
       .nat_keepalive = states->front().nat_keepalive != 0,
+      .per_cpu = states->front().cpu == uint32_t{0},
   };
 }
 
@@ -116,9 +144,18 @@ absl::Status KernelDatapath::OpenSockets() {
   ESPALIER_ASSIGN_OR_RETURN(requests_, netlink::Socket::Open(xfrm));
   ESPALIER_ASSIGN_OR_RETURN(notifications_, netlink::Socket::Open(xfrm));
   ESPALIER_RETURN_IF_ERROR(notifications_->Subscribe(
-      {XFRMNLGRP_EXPIRE, XFRMNLGRP_ACQUIRE},
+      {XFRMNLGRP_EXPIRE, XFRMNLGRP_ACQUIRE, XFRMNLGRP_POLICY},
       [this](const Reply& notification) { HandleNotification(notification); },
       [this] { HandleOverrun(); }));
+  if (route_based()) {
+    ESPALIER_ASSIGN_OR_RETURN(links_, netlink::Socket::Open());
+    ESPALIER_RETURN_IF_ERROR(links_->Subscribe(
+        {RTNLGRP_LINK},
+        [this](const Reply& notification) { HandleLink(notification); },
+        [this] { RepairInterface(); }));
+    loop_->Watch(links_->fd(), true, false,
+                 [this](bool, bool) { links_->HandleReadable(); });
+  }
   for (netlink::Socket* socket : {requests_.get(), notifications_.get()}) {
     loop_->Watch(socket->fd(), true, false,
                  [socket](bool, bool) { socket->HandleReadable(); });
@@ -144,16 +181,45 @@ absl::Status KernelDatapath::MakeInterface() {
   return route.ChangeLink(link->index, {.up = true, .mtu = options_.mtu});
 }
 
+void KernelDatapath::HandleLink(const Reply& notification) {
+  if (notification.type != RTM_DELLINK && notification.type != RTM_NEWLINK) {
+    return;
+  }
+  const absl::StatusOr<netlink::Link> link =
+      netlink::DecodeLink(notification.payload);
+  if (!link.ok() || link->name != options_.interface) return;
+  if (notification.type == RTM_NEWLINK && link->up()) return;
+  base::Log(base::LogLevel::kError,
+            "somebody removed the tunnel's interface or set it down",
+            {{"interface", options_.interface}});
+  RepairInterface();
+}
+
+void KernelDatapath::RepairInterface() {
+  const absl::Status made = MakeInterface();
+  if (made.ok()) return;
+  base::Log(base::LogLevel::kError, "tunnel's interface not made",
+            {{"interface", options_.interface}, {"error", made}});
+  loop_->CancelTimer(repair_timer_);
+  repair_timer_ = loop_->RunAfter(kRepairRetry, [this] { RepairInterface(); });
+}
+
 absl::Status KernelDatapath::Start() {
   ESPALIER_RETURN_IF_ERROR(OpenSockets());
   ESPALIER_ASSIGN_OR_RETURN(const KernelFeatures features,
                             Probe(requests_.get(), random_));
   ESPALIER_RETURN_IF_ERROR(MakeInterface());
+  // No ICMP error tells a pod that its peer cannot be reached while the tunnel
+  // is being negotiated: its first packets are queued (policy-based they also
+  // go out then; behind an xfrm interface the kernel finds no policy for them).
+  WriteSysctl("/proc/sys/net/core/xfrm_larval_drop", "0");
+  WriteSysctl("/proc/sys/net/core/xfrm_acq_expires", kAcquireSeconds);
   base::Log(base::LogLevel::kInfo, "kernel datapath ready",
             {{"interface", tunnel_interface()},
              {"route_based", route_based()},
              {"sa_direction", features.direction},
-             {"nat_keepalive", features.nat_keepalive}});
+             {"nat_keepalive", features.nat_keepalive},
+             {"per_cpu", features.per_cpu}});
   StartWith(requests_.get(), features);
   return absl::OkStatus();
 }
@@ -182,8 +248,23 @@ std::string KernelDatapath::tunnel_interface() const {
 
 void KernelDatapath::InstallSa(base::EspSa sa, Done done) {
   const bool outbound = sa.direction == base::Direction::kOutbound;
+  const SaKey key{sa.direction, sa.outer_destination, sa.spi};
+  if (sa.cpu && outbound && !features_.per_cpu) {
+    // Without the attribute it would be every CPU's, the newest of all.
+    done(absl::UnimplementedError(absl::StrCat(
+        "install SA ", key.ToString(), " for CPU ", *sa.cpu,
+        ": this kernel has no SAs per CPU (RFC 9611; Linux 6.13)")));
+    return;
+  }
   netlink::XfrmStateOptions options{.if_id = if_id(),
                                     .direction = features_.direction};
+  if (options_.mark_mask != 0) {
+    options.set_mark =
+        base::MarkValue(options_.mark_mask,
+                        outbound ? base::Mark::kBypass : base::Mark::kFromEsp);
+    options.set_mark_mask = options_.mark_mask;
+  }
+  if (sa.suite.ah()) ah_.insert(key);
   if (features_.nat_keepalive && outbound) {
     options.nat_keepalive =
         static_cast<uint32_t>(absl::ToInt64Seconds(options_.nat_keepalive));
@@ -202,29 +283,40 @@ void KernelDatapath::InstallSa(base::EspSa sa, Done done) {
 
 void KernelDatapath::RemoveSa(const SaKey& key, Done done) {
   watched_.erase(key);
-  channel_->Start(netlink::DeleteStateRequest(key),
-                  [done = std::move(done)](const absl::Status& status,
-                                           const std::vector<Reply>&) {
-                    done(absl::IsNotFound(status) ? absl::OkStatus() : status);
+  channel_->Start(netlink::DeleteStateRequest(key, ProtocolOf(key)),
+                  [this, key, done = std::move(done), alive = alive_](
+                      const absl::Status& status, const std::vector<Reply>&) {
+                    const bool gone = status.ok() || absl::IsNotFound(status);
+                    if (gone && *alive) ah_.erase(key);
+                    done(gone ? absl::OkStatus() : status);
                   });
+}
+
+base::IpsecProtocol KernelDatapath::ProtocolOf(const SaKey& key) const {
+  return ah_.contains(key) ? base::IpsecProtocol::kAh
+                           : base::IpsecProtocol::kEsp;
 }
 
 void KernelDatapath::WatchInbound(const SaKey& key) {
   watched_.insert(key);
+  watch_delay_ = options_.watch_interval;
+  loop_->CancelTimer(std::exchange(watch_timer_, 0));
   ArmWatch();
 }
 
 void KernelDatapath::ArmWatch() {
   if (watch_timer_ != 0 || watched_.empty()) return;
-  watch_timer_ =
-      loop_->RunAfter(options_.watch_interval, [this] { PollWatched(); });
+  watch_timer_ = loop_->RunAfter(watch_delay_, [this] { PollWatched(); });
+  // An idle tunnel may wait for ever.
+  watch_delay_ = std::min(2 * watch_delay_, kLongestWatch);
 }
 
 void KernelDatapath::PollWatched() {
   watch_timer_ = 0;
-  for (const SaKey& key : watched_) {
+  const std::set<SaKey> watched = watched_;
+  for (const SaKey& key : watched) {
     channel_->Start(
-        netlink::GetStateRequest(key),
+        netlink::GetStateRequest(key, ProtocolOf(key)),
         [this, key, alive = alive_](const absl::Status& status,
                                     std::vector<Reply> replies) {
           absl::StatusOr<std::vector<XfrmState>> states =
@@ -263,8 +355,26 @@ void KernelDatapath::RunInOrder(std::vector<netlink::Request> requests,
   });
 }
 
+std::vector<XfrmPolicy> KernelDatapath::Expanded(const Policy& policy) const {
+  std::vector<XfrmPolicy> all = Expand(policy, if_id());
+  if (!route_based()) {
+    // What is between the nodes themselves is not the tunnel's (IKE, the API
+    // server); without an interface of its own the policies alone decide.
+    std::erase_if(all, [&](const XfrmPolicy& one) {
+      const bool out = one.way == XfrmPolicy::Way::kOut;
+      const base::IpPrefix& local = out ? one.source : one.destination;
+      const base::IpPrefix& remote = out ? one.destination : one.source;
+      return local.length() == local.address().bits() &&
+             remote.length() == remote.address().bits() &&
+             std::ranges::find(options_.local_addresses, local.address()) !=
+                 options_.local_addresses.end();
+    });
+  }
+  return all;
+}
+
 void KernelDatapath::SetPolicy(const Policy& policy, Done done) {
-  const std::vector<XfrmPolicy> wanted = Expand(policy, if_id());
+  const std::vector<XfrmPolicy> wanted = Expanded(policy);
   std::vector<XfrmPolicy>& known = policies_[policy.reqid];
   std::vector<netlink::Request> requests;
   for (const XfrmPolicy& one : wanted) {
@@ -311,12 +421,45 @@ base::Direction KernelDatapath::DirectionOf(const XfrmState& state) const {
              : base::Direction::kOutbound;
 }
 
+// What a list tells beyond the SAs themselves.
+void KernelDatapath::HandleStates(const std::vector<XfrmState>& states) {
+  const auto now = static_cast<uint64_t>(absl::ToUnixSeconds(absl::Now()));
+  const bool lost = std::exchange(notifications_lost_, false);
+  std::set<base::Reqid> asked;
+  for (const XfrmState& state : states) {
+    if (state.spi.value() == 0) {
+      // Traffic waits for an SA, and its acquire may have come before us.
+      if (asked.insert(state.reqid).second && events_.acquire) {
+        events_.acquire(state.reqid);
+      }
+    } else if (lost && SoftLimitReached(state, now) && events_.expired) {
+      events_.expired({DirectionOf(state), state.destination, state.spi},
+                      /*hard=*/false);
+    }
+    if (state.protocol == IPPROTO_AH && state.spi.value() != 0) {
+      ah_.insert({DirectionOf(state), state.destination, state.spi});
+    }
+  }
+}
+
 void KernelDatapath::ListSas(
     std::function<void(absl::StatusOr<std::vector<InstalledSa>>)> done) {
+  DumpSas(std::move(done), kDumpTries);
+}
+
+void KernelDatapath::DumpSas(
+    std::function<void(absl::StatusOr<std::vector<InstalledSa>>)> done,
+    int tries) {
   channel_->Start(
       netlink::DumpStatesRequest(),
-      [this, done = std::move(done), alive = alive_](
+      [this, done = std::move(done), tries, alive = alive_](
           const absl::Status& status, std::vector<Reply> replies) {
+        // Changes interrupted it.
+        if (absl::IsAborted(status) && tries > 1 && *alive) {
+          WipeReplies(&replies);
+          DumpSas(done, tries - 1);
+          return;
+        }
         absl::StatusOr<std::vector<XfrmState>> states = DecodeStates(&replies);
         if (!status.ok() || !states.ok() || !*alive) {
           done(!status.ok() ? status
@@ -330,6 +473,7 @@ void KernelDatapath::ListSas(
             static_cast<uint64_t>(absl::ToUnixSeconds(absl::Now()));
         std::vector<InstalledSa> result;
         for (const XfrmState& state : *states) {
+          if (state.spi.value() == 0) continue;
           InstalledSa sa;
           sa.key = {DirectionOf(state), state.destination, state.spi};
           sa.outer_source = state.source;
@@ -344,6 +488,8 @@ void KernelDatapath::ListSas(
           result.push_back(sa);
         }
         done(std::move(result));
+        // The lister knows the SAs by now, of which these events are.
+        if (*alive) HandleStates(*states);
       });
 }
 
@@ -372,14 +518,13 @@ void KernelDatapath::ListPolicies(
         std::vector<Policy> result;
         for (const auto& [reqid, set] : found) {
           const auto wanted = desired_.find(reqid);
-          Policy policy =
-              wanted != desired_.end() &&
-                      SamePolicies(Expand(wanted->second, if_id()), set)
-                  ? wanted->second
-                  : Collapse(set);
+          Policy policy = wanted != desired_.end() &&
+                                  SamePolicies(Expanded(wanted->second), set)
+                              ? wanted->second
+                              : Collapse(set);
           // Some of its parts are missing or changed: shown as what nobody can
           // want, so that it is set anew.
-          if (!SamePolicies(Expand(policy, if_id()), set)) {
+          if (!SamePolicies(Expanded(policy), set)) {
             policy.local.clear();
             policy.remote.clear();
           }
@@ -394,7 +539,11 @@ void KernelDatapath::HandleNotification(const Reply& notification) {
   if (notification.type == XFRM_MSG_EXPIRE) {
     const absl::StatusOr<netlink::XfrmExpire> expire =
         netlink::DecodeExpire(notification.payload);
-    if (!expire.ok() || !Owned(expire->reqid) || !events_.expired) return;
+    // SPI 0: a larval state that nobody made an SA of.
+    if (!expire.ok() || !Owned(expire->reqid) || expire->spi.value() == 0 ||
+        !events_.expired) {
+      return;
+    }
     XfrmState state;
     state.destination = expire->destination;
     // The notification names no direction on any kernel.
@@ -403,14 +552,19 @@ void KernelDatapath::HandleNotification(const Reply& notification) {
   } else if (notification.type == XFRM_MSG_ACQUIRE) {
     const absl::StatusOr<netlink::XfrmAcquire> acquire =
         netlink::DecodeAcquire(notification.payload);
-    if (!acquire.ok() || !Owned(acquire->reqid) || !events_.acquire) return;
-    events_.acquire(acquire->reqid);
+    if (!acquire.ok() || !Owned(acquire->reqid)) return;
+    if (events_.acquire) events_.acquire(acquire->reqid);
+  } else if (notification.type == XFRM_MSG_DELPOLICY ||
+             notification.type == XFRM_MSG_FLUSHPOLICY) {
+    // Ours, or somebody else's hand: the list tells.
+    if (events_.disturbed) events_.disturbed();
   }
 }
 
 void KernelDatapath::HandleOverrun() {
   base::Log(base::LogLevel::kWarning, "xfrm notifications were lost");
   // What expired or is waited for shows in the lists.
+  notifications_lost_ = true;
   if (events_.ready) events_.ready();
 }
 

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "agent/base/event_loop.h"
+#include "agent/base/marks.h"
 #include "agent/base/random.h"
 #include "agent/datapath/datapath.h"
 #include "agent/netlink/async_channel.h"
@@ -27,6 +28,7 @@ namespace espalier::datapath {
 struct KernelFeatures {
   bool direction = false;      // XFRMA_SA_DIR
   bool nat_keepalive = false;  // XFRMA_NAT_KEEPALIVE_INTERVAL
+  bool per_cpu = false;        // XFRMA_SA_PCPU (RFC 9611)
 };
 
 // SAs and policies stay when the agent goes: they are the kernel's. So is the
@@ -47,7 +49,11 @@ class KernelDatapath : public Datapath {
     // This node's addresses: an SA towards one of them is inbound.
     std::vector<base::IpAddress> local_addresses;
     absl::Duration nat_keepalive = absl::Seconds(20);
-    // How often watched inbound SAs are asked for their first packet.
+    // The bits of skb->mark that are Espalier's (base/marks.h): what came out
+    // of ESP is marked so, and the outer packets may pass every guard. 0: none.
+    uint32_t mark_mask = base::kDefaultMarkMask;
+    // How soon watched inbound SAs are asked for their first packet; then less
+    // and less often.
     absl::Duration watch_interval = absl::Milliseconds(100);
   };
 
@@ -62,7 +68,7 @@ class KernelDatapath : public Datapath {
   // For tests and for Start(): the same over a channel that is given.
   void StartWith(netlink::AsyncChannel* channel, KernelFeatures features);
 
-  // Notifications of XFRMNLGRP_EXPIRE and XFRMNLGRP_ACQUIRE.
+  // Notifications of XFRMNLGRP_EXPIRE, _ACQUIRE and _POLICY.
   void HandleNotification(const netlink::Reply& notification);
   // Notifications were lost: whoever listens lists anew.
   void HandleOverrun();
@@ -90,11 +96,19 @@ class KernelDatapath : public Datapath {
  private:
   bool route_based() const { return options_.policy_based_uplink.empty(); }
   uint32_t if_id() const { return route_based() ? options_.if_id : 0; }
+  std::vector<netlink::XfrmPolicy> Expanded(const Policy& policy) const;
   base::Direction DirectionOf(const netlink::XfrmState& state) const;
+  base::IpsecProtocol ProtocolOf(const SaKey& key) const;
   absl::Status MakeInterface();
+  void HandleLink(const netlink::Reply& notification);
+  void RepairInterface();
+  void HandleStates(const std::vector<netlink::XfrmState>& states);
   absl::Status OpenSockets();
   // Runs them one after the other; the first error ends it.
   void RunInOrder(std::vector<netlink::Request> requests, Done done);
+  void DumpSas(
+      std::function<void(absl::StatusOr<std::vector<InstalledSa>>)> done,
+      int tries);
   void ArmWatch();
   void PollWatched();
 
@@ -105,12 +119,19 @@ class KernelDatapath : public Datapath {
   KernelFeatures features_;
   std::unique_ptr<netlink::Socket> requests_;
   std::unique_ptr<netlink::Socket> notifications_;
+  std::unique_ptr<netlink::Socket> links_;
+  base::EventLoop::TimerId repair_timer_ = 0;
   netlink::AsyncChannel* channel_ = nullptr;
   // What the SPD holds of ours, by reqid, as last listed or set.
   std::map<base::Reqid, std::vector<netlink::XfrmPolicy>> policies_;
   std::map<base::Reqid, Policy> desired_;
   std::set<SaKey> watched_;
+  // SAs of AH: a key does not tell, and ESP is what it usually names.
+  std::set<SaKey> ah_;
+  // Soft limits that were reached then may not have been told.
+  bool notifications_lost_ = false;
   base::EventLoop::TimerId watch_timer_ = 0;
+  absl::Duration watch_delay_;
   // Answers that come after the driver's end find it gone.
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
