@@ -106,9 +106,10 @@ class Node {
     ready = false;
     datapath = std::make_unique<KernelDatapath>(
         loop_, &random_,
-        KernelDatapath::Options{.policy_based_uplink = policy_based_uplink,
-                                .local_addresses = {outer(base::Family::kIpv4),
-                                                    outer(base::Family::kIpv6)}});
+        KernelDatapath::Options{
+            .policy_based_uplink = policy_based_uplink,
+            .local_addresses = {outer(base::Family::kIpv4),
+                                outer(base::Family::kIpv6)}});
     Events events;
     events.ready = [this] { ready = true; };
     events.inbound_seen = [this](const SaKey& key) { seen.push_back(key); };
