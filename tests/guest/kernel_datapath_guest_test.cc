@@ -647,11 +647,11 @@ TEST_F(KernelDatapathTest, MarksTellWhatCameOutOfEsp) {
   InstallPair(a_.get(), b_.get(), {}, base::Family::kIpv4, false);
   b_->Enter();
   Shell(absl::StrCat(
-      "nft 'table inet t { chain i { type filter hook input priority 0\n udp "
-      "dport 7777 meta mark & ",
+      "nft 'table inet t {\n chain i {\n type filter hook input priority 0;\n"
+      "udp dport 7777 meta mark & ",
       base::kDefaultMarkMask,
       " == ", base::MarkValue(base::kDefaultMarkMask, base::Mark::kFromEsp),
-      " counter\n } }'"));
+      " counter\n }\n}'"));
   ASSERT_TRUE(Delivers(*a_, *b_, base::Family::kIpv4));
   Shell("nft list table inet t | grep -q 'packets [1-9]'");
 }
