@@ -75,6 +75,9 @@ Tunnel TunnelOf(const DesiredGuard& desired) {
           "    ", in, MarkIs(desired, Mark::kFromEsp), " return\n");
       tunnel.not_encrypted =
           absl::StrCat("    ", in, "counter name unencrypted_tunnel drop\n");
+      // The kernel's xfrm interface shows postrouting the inner packet on its
+      // way to the uplink, before it is encrypted.
+      tunnel.into_esp = "    rt ipsec exists return\n";
     } else {
       tunnel.from_esp = absl::StrCat("    ", in, "return\n");
     }

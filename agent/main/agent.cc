@@ -150,7 +150,10 @@ absl::Status Agent::MakeGuards() {
       config_.kernel_routing == mesh::KernelRouting::kPolicyBased;
   guard_ = std::make_unique<GuardControl>(
       &loop_, network_.get(), config_.node.addresses,
-      GuardedDatapath{.policy_based = policy_based});
+      GuardedDatapath{
+          .needs_mark = datapath_->kind() == mesh::DatapathDriver::kKernel &&
+                        !policy_based,
+          .policy_based = policy_based});
   guard_->OnRepair([this](const guard::GuardProblem& problem) {
     backend_->NoteRepair(problem);
   });
