@@ -126,6 +126,12 @@ void GuardControl::Apply() {
 
 absl::Status GuardControl::Protect(const pods::PodInfo& pod) {
   const guard::GuardedPod guarded = GuardedPodOf(pod);
+  if (guards_.empty() && !lacking_.empty() &&
+      guarded.mode == base::Mode::kRequired) {
+    return absl::UnavailableError(absl::StrCat(
+        "no guard stands, and a required pod is not attached without one: ",
+        lacking_.front().status.message()));
+  }
   {
     // What the loop applies meanwhile has it too.
     const std::lock_guard lock(mutex_);

@@ -163,6 +163,23 @@ TEST_F(GuardControlTest, WhatIsProtectedIsInWhatTheLoopApplies) {
   EXPECT_THAT(story_.guard.pods, SizeIs(1));
 }
 
+TEST(GuardControlWithoutAGuard, NoRequiredPodIsAttached) {
+  Story story;
+  LaterExecutor loop;
+  FakeNetwork network(&story);
+  GuardControl control(&loop, &network, {Ip("192.0.2.1")}, {});
+  control.SetPods({});
+  pods::PodInfo pod;
+  pod.host_interface = "espa";
+  pod.policy.encryption = base::Mode::kRequired;
+  // Both switched off in the file: somebody asked for it.
+  EXPECT_TRUE(control.Protect(pod).ok());
+  control.Lacks("bpf", absl::UnavailableError("no bpffs"));
+  EXPECT_TRUE(absl::IsUnavailable(control.Protect(pod)));
+  pod.policy.encryption = base::Mode::kPreferred;
+  EXPECT_TRUE(control.Protect(pod).ok());
+}
+
 TEST_F(GuardControlTest, KeepsTheLastDropsAndCountsRepairs) {
   for (size_t i = 0; i < GuardControl::kMaxDrops + 5; ++i) {
     guard_->drop({.length = static_cast<uint32_t>(i)});
