@@ -66,7 +66,9 @@ Tunnel TunnelOf(const DesiredGuard& desired) {
     tunnel.from_esp = absl::StrCat(
         "    meta ipsec exists ", MarkIs(desired, Mark::kFromEsp), " return\n");
     tunnel.into_esp = "    rt ipsec exists return\n";
-    tunnel.would_leave = "meta ipsec exists ";
+    // Not that word here: nftables knows it before routing only, and a strange
+    // mark costs its owner a packet, no more.
+    tunnel.would_leave = absl::StrCat(MarkIs(desired, Mark::kFromEsp), " ");
   } else if (!desired.tunnel_interface.empty()) {
     const std::string in =
         absl::StrCat("iifname ", Quoted(desired.tunnel_interface), " ");

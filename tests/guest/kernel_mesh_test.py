@@ -62,20 +62,6 @@ def test_over_ipv6(lab, encapsulation):
     assert all(":" in p.source for p in esp)
 
 
-def test_policy_based(lab):
-    datapath = {"driver": "kernel", "kernel": {"routing": "policy-based"}}
-    mesh = Mesh(lab, driver="kernel")
-    for node in mesh.nodes:
-        node.write_config(mesh.peers_of(node), mesh.psk, extra={
-            "datapath": {**datapath, "espdSocket": str(node.espd_socket)}})
-    mesh.up()
-    mesh.assert_reachable()
-    a, b = mesh.nodes
-    assert a.namespace.ping(b.uplink.ipv4) == 1
-    assert "espalier0" not in a.namespace.run(["ip", "link"]).stdout
-    mesh.finish()
-
-
 def test_an_agent_that_is_killed_is_succeeded_without_loss(lab):
     mesh = Mesh(lab, driver="kernel").up()
     a, b = mesh.nodes
