@@ -270,13 +270,13 @@ TEST_F(PodNetworkTest, EachStepOfAttachFailsInTurn) {
 // Packets that a pod sends at once must not be lost.
 TEST_F(PodNetworkTest, AttachWaitsUntilThePodsEndIsActive) {
   lag_.Start(3);
-  ASSERT_TRUE(network_.Attach(Spec()).ok());
+  ASSERT_TRUE(network_.Attach(Spec(), Nothing).ok());
   EXPECT_FALSE(lag_.Pending());
 }
 
 TEST_F(PodNetworkTest, AnEndThatNeverBecomesActiveLeavesNothing) {
   lag_.Start(1 << 30);
-  const absl::Status status = network_.Attach(Spec());
+  const absl::Status status = network_.Attach(Spec(), Nothing);
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("did not activate"));
   ExpectNothing();
