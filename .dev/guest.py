@@ -30,6 +30,8 @@ mkdir -p /run/netns "/lib/modules/$(uname -r)"
 mount --bind {modules} "/lib/modules/$(uname -r)"
 ln -sf /proc/self/fd /dev/fd; ln -sf /proc/self/fd/0 /dev/stdin
 ln -sf /proc/self/fd/1 /dev/stdout; ln -sf /proc/self/fd/2 /dev/stderr
+# Nobody opens /dev/net/tun before it is there.
+modprobe tun
 ip link set lo up
 echo 0 > /proc/sys/kernel/printk
 cd {cwd}

@@ -297,7 +297,7 @@ TEST_F(MeshPairTest, FallsBackToUdpWhereProtocol50IsDropped) {
   for (const bool too_early : {true, false}) {
     a_.drops_protocol50 = b_.drops_protocol50 = true;
     StartBoth();
-    Run(absl::Seconds(10));
+    Run(absl::Seconds(15));
     ExpectUp();
     ExpectOnePair();
     // Once, and by the lower identity alone: one end has to be told to return.
