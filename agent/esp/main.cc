@@ -4,6 +4,7 @@
 #include <string>
 
 #include "agent/base/log.h"
+#include "agent/base/marks.h"
 #include "agent/base/security_association.h"
 #include "agent/esp/holder.h"
 #include "agent/esp/loop.h"
@@ -23,6 +24,7 @@ size_t DefaultMtu() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  namespace base = espalier::base;
   using espalier::esp::CipherChoice;
   espalier::esp::EspdOptions options;
   options.socket_path = "/run/espalier/espd.sock";
@@ -58,8 +60,12 @@ int main(int argc, char** argv) {
                  "UDP port for ESP and IKE in both families")
       ->check(CLI::Range(1, 65535))
       ->capture_default_str();
-  app.add_option("--mark", options.outer.mark,
-                 "SO_MARK on everything sent to peers; 0 for none")
+  options.outer.mark =
+      base::MarkValue(base::kDefaultMarkMask, base::Mark::kBypass);
+  app.add_option(
+         "--mark", options.outer.mark,
+         "SO_MARK on everything sent to peers, for the agent's routing\n"
+         "rules and guards; 0 for none")
       ->capture_default_str();
   app.add_flag("--transient-tun", transient,
                "Delete the TUN on exit (its routes go with it)");

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "agent/base/log.h"
+#include "agent/base/marks.h"
 #include "agent/base/status_macros.h"
 #include "agent/guard/bpf_guard.h"
 #include "agent/guard/nftables_guard.h"
@@ -199,7 +200,8 @@ absl::Status Agent::OpenIkeSockets() {
             [this](const base::Endpoint& local, const base::Endpoint& remote,
                    base::ByteSpan bytes) {
               driver_.HandleDatagram({local, remote}, bytes);
-            }));
+            },
+            base::MarkValue(base::kDefaultMarkMask, base::Mark::kBypass)));
   }
   return absl::OkStatus();
 }

@@ -26,7 +26,8 @@ constexpr int kReceiveBuffer = 4 << 20;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<IkeSocket>> IkeSocket::Open(
-    base::EventLoop* loop, const base::Endpoint& local, Handler handler) {
+    base::EventLoop* loop, const base::Endpoint& local, Handler handler,
+    uint32_t mark) {
   const bool v4 = local.address.is_v4();
   int fd = socket(v4 ? AF_INET : AF_INET6,
                   SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_UDP);
@@ -57,6 +58,10 @@ absl::StatusOr<std::unique_ptr<IkeSocket>> IkeSocket::Open(
                  sizeof(kReceiveBuffer)) != 0) {
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &kReceiveBuffer,
                sizeof(kReceiveBuffer));
+  }
+  if (mark != 0 &&
+      setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)) != 0) {
+    return error("mark");
   }
   // Without it IKE would wait for the tunnel that it is to make. A kernel
   // without IPsec has nothing to pass.

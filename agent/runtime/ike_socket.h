@@ -2,6 +2,7 @@
 #ifndef ESPALIER_AGENT_RUNTIME_IKE_SOCKET_H_
 #define ESPALIER_AGENT_RUNTIME_IKE_SOCKET_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -25,9 +26,11 @@ class IkeSocket {
 
   // `loop` outlives the socket. The address need not be on the node yet (an
   // IPv6 address that is still being checked for duplicates cannot be bound
-  // otherwise). Port 0 lets the kernel choose; see local().
+  // otherwise). Port 0 lets the kernel choose; see local(). `mark` is SO_MARK
+  // of all that is sent, 0 for none; it needs CAP_NET_ADMIN.
   static absl::StatusOr<std::unique_ptr<IkeSocket>> Open(
-      base::EventLoop* loop, const base::Endpoint& local, Handler handler);
+      base::EventLoop* loop, const base::Endpoint& local, Handler handler,
+      uint32_t mark = 0);
   ~IkeSocket();
   IkeSocket(const IkeSocket&) = delete;
   IkeSocket& operator=(const IkeSocket&) = delete;

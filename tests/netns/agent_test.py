@@ -250,6 +250,29 @@ def look_rights_are_few(nodes):
     assert re.search(r"Max core file size\s+0\s+0", limits)
 
 
+def look_outer_packets_carry_the_bypass_mark(nodes):
+    """What the routing rules and the guards know ESP and IKE by."""
+    node = nodes[0]
+    outer = "udp dport { 500, 4500 }"
+    node.namespace.run(["nft", f'''table inet marks {{
+        counter sent {{ }}
+        counter unmarked {{ }}
+        chain leave {{
+            type filter hook output priority 0;
+            {outer} counter name sent
+            {outer} meta mark and 0x0f000000 != 0x09000000 counter name unmarked
+        }}
+    }}'''])
+    node.kubectl("rekey", nodes[1].name, "--ike")
+    assert node.pods["pod"].ping(nodes[1].pods["pod"].ipv4, count=3) == 3
+    counted = [int(re.search(r"packets (\d+)", node.namespace.run(
+        ["nft", "list", "counter", "inet", "marks", name]).stdout)[1])
+        for name in ("sent", "unmarked")]
+    assert counted[0] > 3
+    assert counted[1] == 0
+    node.namespace.run(["nft", "delete", "table", "inet", "marks"])
+
+
 def look_metrics_and_health(nodes):
     node = nodes[0]
     nodes[0].pods["pod"].ping(nodes[1].pods["pod"].ipv4)
@@ -298,6 +321,7 @@ def test_one_running_agent(nodes):
     """What only looks, one after the other; the last ones end something."""
     for look in (look_second_agent_is_refused, look_rights_are_few,
                  look_check_only_checks, look_no_secret_in_the_logs,
+                 look_outer_packets_carry_the_bypass_mark,
                  look_metrics_and_health, look_absent_agent_is_said_clearly):
         look(nodes)
 

@@ -15,16 +15,12 @@ from lab.matrix import run_event
 from lab.node import default_driver
 from lab.scene import NO_GUARD, Scene, Stage
 
-KERNEL = default_driver() == "kernel"
 VICTIMS = {"node-a": {}, "node-bpf": {"guard": {"nftables": "off"}},
            "node-nft": {"guard": {"bpf": "off"}}}
-TABLE = [event for event in [*EVENTS, *([] if KERNEL else GUARD_EVENTS)]
-         if default_driver() in event.drivers]
+TABLE = [event for event in [*EVENTS, *GUARD_EVENTS] if default_driver() in event.drivers]
 
 
 def make(lab):
-    if KERNEL:
-        return Scene(lab, {"node-a": NO_GUARD}, peer=NO_GUARD)
     return Scene(lab, VICTIMS, plain=True)
 
 
