@@ -31,7 +31,6 @@ class Event:
     after: Callable[[Scene], object] = nothing
     hold: float = 1.0  # seconds of traffic, once the expectation holds
     recovers: float = 30.0  # within so many seconds after undo
-    drivers: tuple[str, ...] = ("user", "kernel")
 
 
 @dataclasses.dataclass

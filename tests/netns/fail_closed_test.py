@@ -4,20 +4,17 @@ sees none outside ESP (DESIGN 1.2). lab/events.py has the table, lab/matrix.py
 what is asserted of each row, its controls included.
 
 Each event happens to three nodes at once: one with both guards, one with eBPF
-alone, one with nftables alone. Over the kernel datapath (in the guest) it happens
-to one without guards, which routing and policies alone protect: the events that
-only a guard survives are not among those."""
+alone, one with nftables alone. The label guest has the events that differ over the
+kernel datapath."""
 
 import pytest
 
 from lab.events import EVENTS, GUARD_EVENTS
 from lab.matrix import run_event
-from lab.node import default_driver
-from lab.scene import NO_GUARD, Scene, Stage
+from lab.scene import Scene, Stage
 
 VICTIMS = {"node-a": {}, "node-bpf": {"guard": {"nftables": "off"}},
            "node-nft": {"guard": {"bpf": "off"}}}
-TABLE = [event for event in [*EVENTS, *GUARD_EVENTS] if default_driver() in event.drivers]
 
 
 def make(lab):
@@ -37,6 +34,6 @@ def scene(stage, request):
     stage.judge(request.node.lab_reports)
 
 
-@pytest.mark.parametrize("event", TABLE, ids=lambda event: event.name)
+@pytest.mark.parametrize("event", [*EVENTS, *GUARD_EVENTS], ids=lambda event: event.name)
 def test_no_plaintext(scene, event):
     run_event(scene, event)
