@@ -177,7 +177,8 @@ class Life {
     allocator_.Forget(owner);
     Drop(owner);
   }
-  void Drop(const std::string& owner) {
+  // By value: it may be named out of what is erased here.
+  void Drop(std::string owner) {
     model_.erase(owner);
     plaintext_.erase(owner);
     strengthened_.erase(owner);
