@@ -104,14 +104,17 @@ absl::Status NftablesGuard::ApplyLocked() {
   if (standing_) {
     const std::string commands = ChangeTable(*standing_, wanted);
     changed = !commands.empty();
-    if (changed && standing_->rules != wanted.rules) KeepCountersLocked();
     if (changed) status = CarryOutLocked(commands);
   }
   if (!standing_ || !status.ok()) {
     // The whole, whatever stands there: somebody may have changed it.
     changed = true;
-    KeepCountersLocked();
-    status = CarryOutLocked(ReplaceTable(wanted));
+    status = CarryOutLocked(RefillTable(wanted));
+    if (!status.ok()) {
+      // It was declared otherwise, by another version or by hand.
+      KeepCountersLocked();
+      status = CarryOutLocked(ReplaceTable(wanted));
+    }
   }
   problem_ = base::Annotate(status, Item());
   if (!status.ok()) {

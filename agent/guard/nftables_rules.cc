@@ -328,8 +328,21 @@ std::string ReplaceTable(const GuardTable& wanted) {
   return out;
 }
 
+std::string RefillTable(const GuardTable& wanted) {
+  std::string out =
+      absl::StrCat("table inet ", kGuardTable, " {\n}\nflush table inet ",
+                   kGuardTable, "\ntable inet ", kGuardTable, " {\n",
+                   Declarations(), wanted.rules, "}\n");
+  for (const auto& [set, members] : wanted.sets) {
+    absl::StrAppend(
+        &out, "flush set inet ", kGuardTable, " ", set, "\n",
+        ElementCommand("add", set, {members.begin(), members.end()}));
+  }
+  return out;
+}
+
 std::string ChangeTable(const GuardTable& standing, const GuardTable& wanted) {
-  if (standing.rules != wanted.rules) return ReplaceTable(wanted);
+  if (standing.rules != wanted.rules) return RefillTable(wanted);
   std::string out;
   for (const auto& [set, members] : wanted.sets) {
     const auto found = standing.sets.find(set);

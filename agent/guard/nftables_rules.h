@@ -40,6 +40,11 @@ GuardTable TableOf(const DesiredGuard& desired);
 // One transaction that makes the table stand as `wanted`, whatever stood
 // there; counters begin at zero.
 std::string ReplaceTable(const GuardTable& wanted);
+// The same, but chains, sets and counters that stand as declared go on: a
+// packet that is under way meets the old rules or the new ones. Between a chain
+// that is added and one that is deleted it can meet neither. Fails when
+// something is declared otherwise.
+std::string RefillTable(const GuardTable& wanted);
 // One transaction from `standing` to `wanted`; empty when there is nothing to
 // do. Counters go on.
 std::string ChangeTable(const GuardTable& standing, const GuardTable& wanted);
