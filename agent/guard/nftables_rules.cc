@@ -283,6 +283,20 @@ std::string ElementCommand(const char* verb, const std::string& set,
                       absl::StrJoin(members, ", "), " }\n");
 }
 
+// `clear` is what happens to the table that stands: "delete" or "flush".
+std::string FillTable(const char* clear, const GuardTable& wanted) {
+  std::string out =
+      absl::StrCat("table inet ", kGuardTable, " {\n}\n", clear, " table inet ",
+                   kGuardTable, "\ntable inet ", kGuardTable, " {\n",
+                   Declarations(), wanted.rules, "}\n");
+  for (const auto& [set, members] : wanted.sets) {
+    absl::StrAppend(
+        &out, "flush set inet ", kGuardTable, " ", set, "\n",
+        ElementCommand("add", set, {members.begin(), members.end()}));
+  }
+  return out;
+}
+
 }  // namespace
 
 bool HoldsRanges(const std::string& set) {
@@ -317,28 +331,11 @@ GuardTable TableOf(const DesiredGuard& desired) {
 }
 
 std::string ReplaceTable(const GuardTable& wanted) {
-  std::string out =
-      absl::StrCat("table inet ", kGuardTable, " {\n}\ndelete table inet ",
-                   kGuardTable, "\ntable inet ", kGuardTable, " {\n",
-                   Declarations(), wanted.rules, "}\n");
-  for (const auto& [set, members] : wanted.sets) {
-    absl::StrAppend(
-        &out, ElementCommand("add", set, {members.begin(), members.end()}));
-  }
-  return out;
+  return FillTable("delete", wanted);
 }
 
 std::string RefillTable(const GuardTable& wanted) {
-  std::string out =
-      absl::StrCat("table inet ", kGuardTable, " {\n}\nflush table inet ",
-                   kGuardTable, "\ntable inet ", kGuardTable, " {\n",
-                   Declarations(), wanted.rules, "}\n");
-  for (const auto& [set, members] : wanted.sets) {
-    absl::StrAppend(
-        &out, "flush set inet ", kGuardTable, " ", set, "\n",
-        ElementCommand("add", set, {members.begin(), members.end()}));
-  }
-  return out;
+  return FillTable("flush", wanted);
 }
 
 std::string ChangeTable(const GuardTable& standing, const GuardTable& wanted) {
