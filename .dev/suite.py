@@ -93,6 +93,14 @@ def check_labels(tests: dict[str, Test]) -> None:
         raise DevError(
             "no stage runs these tests, their label is unknown to "
             ".dev/suite.py: " + " ".join(sorted(lost)))
+    # The sanitizers find what to build by a test's name.
+    named = [name for name, test in tests.items()
+             if test.labels & {*ASAN_LABELS}
+             and not test.program.startswith("python")
+             and name.partition(".")[2] != test.program]
+    if named:
+        raise DevError("a test of a program of another name cannot be built for "
+                       "the sanitizers: " + " ".join(sorted(named)))
 
 
 def read_junit(path) -> tuple[int, list[str], list[str]]:
@@ -180,7 +188,8 @@ def choose(table: dict, wanted: list[str], quick: bool) -> list[str]:
     if unknown:
         raise DevError(f"no stage {' '.join(unknown)}; there are: {' '.join(table)}")
     chosen = [name for name in table if not wanted or name in wanted]
-    if wanted and set(wanted) & set(LABELS) and "build" not in chosen:
+    # clang-tidy reads headers that the build generates.
+    if wanted and {*wanted} & {*LABELS, "labels", "tidy"} and "build" not in chosen:
         chosen.insert(0, "build")
     if quick:
         chosen = [n for n in chosen if n not in ("tidy", "asan-ubsan", "tsan")]

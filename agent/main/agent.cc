@@ -180,7 +180,7 @@ absl::Status Agent::AddBpfGuard() {
     guard_->Add("bpf", *std::move(bpf));
     return absl::OkStatus();
   }
-  const absl::Status status = base::Annotate(
+  absl::Status status = base::Annotate(
       bpf.status(), "the eBPF guard (guard.bpf) cannot stand here");
   if (config_.guard.bpf == mesh::GuardBpf::kOn) return status;
   guard_->Lacks("bpf", status);

@@ -14,7 +14,7 @@ class IkeAdapter : public mesh::IkeControl {
   explicit IkeAdapter(runtime::IkeDriver* driver) : driver_(driver) {}
 
   absl::Status UpsertPeer(ike::PeerConfig peer) override {
-    const absl::Status status =
+    absl::Status status =
         driver_->core().UpsertPeer(driver_->Now(), std::move(peer));
     driver_->WakeSoon();
     return status;

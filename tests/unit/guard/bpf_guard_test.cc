@@ -3,10 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <memory>
-
-#include "tests/support/fake_bpf_system.h"
-#include "tests/support/manual_loop.h"
+#include "tests/unit/guard/bpf_guard_fixture.h"
 
 namespace espalier::testing {
 namespace {
@@ -22,66 +19,6 @@ using guard::InsideBlock;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-constexpr char kPod[] = "esp0123456789a";
-
-class BpfGuardTest : public ::testing::Test {
- protected:
-  BpfGuardTest() {
-    loopback_ = kernel_.AddLink("lo", "", ARPHRD_LOOPBACK);
-    uplink_ = kernel_.AddLink("eth0", "");
-    tunnel_ = kernel_.AddLink("espalier0", "tun", ARPHRD_NONE);
-    pod_ = kernel_.AddLink(kPod);
-    desired_.tunnel_interface = "espalier0";
-    desired_.pods = {Pod(kPod, "10.244.1.5")};
-    desired_.inside = {
-        InsideBlock::Pods(IpPrefix::Parse("10.244.0.0/16").value()),
-        InsideBlock::PlaintextPods(IpPrefix::Parse("10.244.2.240/28").value())};
-    desired_.own_addresses = {IpAddress::Parse("192.0.2.1").value()};
-    desired_.in_sync = true;
-    Start();
-  }
-
-  static GuardedPod Pod(const std::string& interface,
-                        const std::string& address,
-                        base::Mode mode = base::Mode::kRequired) {
-    return {.host_interface = interface,
-            .addresses = {IpAddress::Parse(address).value()},
-            .mac = {2, 0, 0, 0, 0, 5},
-            .mode = mode,
-            .name = "shop/" + interface};
-  }
-
-  // A new agent on the same kernel.
-  void Start() {
-    guard_.reset();
-    auto system = std::make_unique<FakeBpfSystem>(&kernel_);
-    system_ = system.get();
-    guard_ = std::make_unique<BpfGuard>(&loop_, &loop_, std::move(system),
-                                        nullptr, guard::BpfGuardOptions());
-    guard_->OnRepair(
-        [this](const GuardProblem& p) { repairs_.push_back(p.item); });
-    guard_->OnDrop([this](const guard::DropEvent& d) { drops_.push_back(d); });
-  }
-  int life() const { return kernel_.lives; }
-  espalier_pod PodEntry(uint32_t ifindex) {
-    return guard::FromBytes<espalier_pod>(
-        kernel_.maps[BpfMap::kPods][guard::ToBytes(ifindex)]);
-  }
-  espalier_config Config() {
-    return guard::FromBytes<espalier_config>(
-        kernel_.maps[BpfMap::kConfig][guard::ToBytes(uint32_t{0})]);
-  }
-
-  ManualLoop loop_;
-  FakeBpfKernel kernel_;
-  DesiredGuard desired_;
-  FakeBpfSystem* system_ = nullptr;
-  std::unique_ptr<BpfGuard> guard_;
-  std::vector<std::string> repairs_;
-  std::vector<guard::DropEvent> drops_;
-  uint32_t loopback_ = 0, uplink_ = 0, tunnel_ = 0, pod_ = 0;
-};
 
 TEST_F(BpfGuardTest, StandsOnEveryDeviceByItsPart) {
   guard_->SetDesired(desired_);
@@ -335,62 +272,6 @@ TEST_F(BpfGuardTest, TellsOfDrops) {
   EXPECT_EQ(drops_[0].source->ToString(), "10.244.1.5");
   EXPECT_EQ(drops_[0].destination->ToString(), "10.244.2.5");
   EXPECT_EQ(drops_[0].suppressed, 3u);
-}
-
-// Each call fails once in turn; what follows converges all the same.
-TEST_F(BpfGuardTest, AnyCallMayFail) {
-  guard_->SetDesired(desired_);
-  const auto maps = kernel_.maps;
-  const auto hooks = kernel_.hooks;
-  bool ran_out = false;
-  for (uint64_t n = 1; !ran_out; ++n) {
-    ASSERT_LT(n, 500u);
-    kernel_.maps.clear();
-    kernel_.hooks.clear();
-    kernel_.predecessor = n % 2 == 0;
-    kernel_.lives = 0;
-    Start();
-    system_->FailCall(n);
-    guard_->SetDesired(desired_);
-    ran_out = !system_->has_failed();
-    if (!ran_out) {
-      EXPECT_FALSE(guard_->Problems().empty()) << "call " << n;
-      // In sync only when all stands.
-      if (kernel_.maps[BpfMap::kBlocks4] != maps.at(BpfMap::kBlocks4)) {
-        EXPECT_EQ(Config().flags & ESPALIER_CONFIG_IN_SYNC, 0u) << "call " << n;
-      }
-    }
-    loop_.Advance(absl::Seconds(2));
-    EXPECT_THAT(guard_->Problems(), IsEmpty()) << "call " << n;
-    EXPECT_EQ(kernel_.maps, maps) << "call " << n;
-    EXPECT_FALSE(kernel_.predecessor) << "call " << n;
-    for (const auto& [hook, programs] : hooks) {
-      EXPECT_EQ(kernel_.hooks[hook], programs) << "call " << n;
-    }
-  }
-}
-
-TEST_F(BpfGuardTest, AnyCallOfProtectMayFail) {
-  bool ran_out = false;
-  for (uint64_t n = 1; !ran_out; ++n) {
-    ASSERT_LT(n, 100u);
-    kernel_.maps.clear();
-    kernel_.hooks.clear();
-    Start();
-    guard_->SetDesired(desired_);
-    const uint32_t fresh = kernel_.AddLink("esp00000000001");
-    system_->FailCall(n);
-    const GuardedPod pod = Pod("esp00000000001", "10.244.1.6");
-    const absl::Status first = guard_->Protect(pod);
-    ran_out = !system_->has_failed();
-    EXPECT_EQ(first.ok(), ran_out) << "call " << n;
-    if (!first.ok()) {
-      EXPECT_TRUE(guard_->Protect(pod).ok()) << "call " << n;
-    }
-    EXPECT_TRUE(kernel_.maps[BpfMap::kPods].contains(guard::ToBytes(fresh)));
-    EXPECT_THAT(kernel_.Hook(fresh, "from_pod"), ElementsAre(life()));
-    kernel_.RemoveLink(fresh);
-  }
 }
 
 TEST(LooksLikePodInterfaceTest, ByItsName) {
