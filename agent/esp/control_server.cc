@@ -36,20 +36,16 @@ ControlServer::~ControlServer() {
 }
 
 void ControlServer::HandleAccept() {
-  const int fd =
-      accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-  if (fd < 0) return;
-  auto channel = std::make_unique<control::Channel>(fd);
-  absl::Status status = control::CheckPeer(fd);
-  if (status.ok() && clients_.size() >= kMaxClients) {
-    status = absl::ResourceExhaustedError("too many control connections");
-  }
-  if (!status.ok()) {
+  absl::StatusOr<std::unique_ptr<control::Channel>> channel =
+      control::Channel::Accept(listener_, clients_.size());
+  if (!channel.ok()) {
     base::Log(base::LogLevel::kWarning, "control connection refused",
-              {{"error", status}});
+              {{"error", channel.status()}});
     return;
   }
-  clients_[fd].channel = std::move(channel);
+  if (*channel == nullptr) return;
+  const int fd = (*channel)->fd();
+  clients_[fd].channel = *std::move(channel);
   watch_(fd, true, false);
 }
 

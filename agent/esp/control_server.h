@@ -53,7 +53,6 @@ class ControlServer {
     bool greeted = false;
     bool watching_writable = false;
   };
-  static constexpr size_t kMaxClients = 8;
   // IKE datagrams are dropped, as on any full queue, past this.
   static constexpr size_t kMaxQueuedDatagrams = 256;
 

@@ -32,7 +32,6 @@ using control::HeldFrame;
 using control::HeldMessage;
 using control::HeldSockets;
 
-constexpr size_t kMaxClients = 8;
 constexpr size_t kMaxPaths = 16384;
 // The kernel's SAs, whose hard limits the holder does not know, are dead by
 // then.
@@ -78,20 +77,16 @@ class Holder {
   };
 
   void Accept() {
-    const int fd =
-        accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0) return;
-    auto channel = std::make_unique<control::Channel>(fd);
-    absl::Status status = control::CheckPeer(fd);
-    if (status.ok() && clients_.size() >= kMaxClients) {
-      status = absl::ResourceExhaustedError("too many control connections");
-    }
-    if (!status.ok()) {
+    absl::StatusOr<std::unique_ptr<control::Channel>> channel =
+        control::Channel::Accept(listener_, clients_.size());
+    if (!channel.ok()) {
       base::Log(LogLevel::kWarning, "control connection refused",
-                {{"error", status}});
+                {{"error", channel.status()}});
       return;
     }
-    clients_[fd] = std::move(channel);
+    if (*channel == nullptr) return;
+    const int fd = (*channel)->fd();
+    clients_[fd] = *std::move(channel);
   }
 
   void Drop(int fd) {

@@ -92,6 +92,12 @@ struct Prober::Way {
   base::Instant refilled;
 };
 
+struct Prober::Received {
+  Target* target;
+  Way* way;
+  ProbeMessage message;
+};
+
 struct Prober::Target {
   ike::PeerId peer;
   std::vector<base::IpAddress> remotes;
@@ -289,32 +295,38 @@ std::pair<Prober::Target*, Prober::Way*> Prober::Find(
   return {nullptr, nullptr};
 }
 
-void Prober::HandleUnreachable(const base::IpAddress& local,
-                               const base::IpAddress& remote,
-                               base::ByteSpan bytes) {
+std::optional<Prober::Received> Prober::Receive(const base::IpAddress& local,
+                                                const base::IpAddress& remote,
+                                                base::ByteSpan bytes) {
   const auto [target, way] = Find(local, remote);
   const std::optional<ProbeMessage> message = DecodeProbe(bytes);
   if (target == nullptr || !message) {
     ++dropped_;
-    return;
+    return std::nullopt;
   }
   ++target->status.packets_in;
-  if (message->kind != ProbeMessage::Kind::kRequest) return;
-  HandleReply(target, way, message->nonce, /*by_node=*/true);
+  return Received{target, way, *message};
+}
+
+void Prober::HandleUnreachable(const base::IpAddress& local,
+                               const base::IpAddress& remote,
+                               base::ByteSpan bytes) {
+  const std::optional<Received> received = Receive(local, remote, bytes);
+  if (!received || received->message.kind != ProbeMessage::Kind::kRequest) {
+    return;
+  }
+  HandleReply(received->target, received->way, received->message.nonce,
+              /*by_node=*/true);
 }
 
 void Prober::HandleDatagram(const base::IpAddress& local,
                             const base::IpAddress& remote,
                             base::ByteSpan bytes) {
-  const auto [target, way] = Find(local, remote);
-  const std::optional<ProbeMessage> message = DecodeProbe(bytes);
-  if (target == nullptr || !message) {
-    ++dropped_;
-    return;
-  }
-  ++target->status.packets_in;
-  if (message->kind == ProbeMessage::Kind::kReply) {
-    HandleReply(target, way, message->nonce, /*by_node=*/false);
+  const std::optional<Received> received = Receive(local, remote, bytes);
+  if (!received) return;
+  const auto& [target, way, message] = *received;
+  if (message.kind == ProbeMessage::Kind::kReply) {
+    HandleReply(target, way, message.nonce, /*by_node=*/false);
     return;
   }
   const base::Instant now = clock_->Now();
@@ -331,7 +343,7 @@ void Prober::HandleDatagram(const base::IpAddress& local,
   ++target->status.packets_out;
   (void)link_->Send(local, remote,
                     EncodeProbe({.kind = ProbeMessage::Kind::kReply,
-                                 .nonce = message->nonce}));
+                                 .nonce = message.nonce}));
 }
 
 ProbeVerdict Prober::Verdict(ike::PeerId peer) const {

@@ -143,6 +143,12 @@ class Prober {
   void Judge(Target* target, ProbeVerdict verdict);
   absl::Duration Jittered(absl::Duration duration);
   void HandleReply(Target* target, Way* way, uint64_t nonce, bool by_node);
+  struct Received;
+  // Decodes and counts; nullopt, counted as dropped, for what no peer of ours
+  // sent and what is no probe.
+  std::optional<Received> Receive(const base::IpAddress& local,
+                                  const base::IpAddress& remote,
+                                  base::ByteSpan bytes);
   // Null for what no peer of ours sent.
   std::pair<Target*, Way*> Find(const base::IpAddress& local,
                                 const base::IpAddress& remote);

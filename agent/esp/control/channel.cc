@@ -96,6 +96,19 @@ absl::StatusOr<std::unique_ptr<Channel>> Channel::Connect(
   return channel;
 }
 
+absl::StatusOr<std::unique_ptr<Channel>> Channel::Accept(int listener,
+                                                         size_t others) {
+  const int fd =
+      accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd < 0) return nullptr;
+  auto channel = std::make_unique<Channel>(fd);
+  ESPALIER_RETURN_IF_ERROR(CheckPeer(fd));
+  if (others >= kMaxClients) {
+    return absl::ResourceExhaustedError("too many control connections");
+  }
+  return channel;
+}
+
 Channel::~Channel() {
   if (fd_ >= 0) close(fd_);
 }

@@ -19,6 +19,9 @@ namespace espalier::esp::control {
 // taken for stuck, and Send fails.
 inline constexpr size_t kMaxQueuedFrames = 4096;
 
+// Connections at a time: the agent, the next agent, and people who look in.
+inline constexpr size_t kMaxClients = 8;
+
 // Listens at `path` (mode 0600), in place of a socket that a dead process
 // left. The caller owns the returned fd. AlreadyExists when another process
 // answers there.
@@ -39,6 +42,12 @@ class Channel {
   // Unavailable when nobody listens at `path`.
   static absl::StatusOr<std::unique_ptr<Channel>> Connect(
       const std::string& path);
+
+  // The next connection to `listener`; null when none waits. An error is about
+  // one connection, which is closed: PermissionDenied (CheckPeer),
+  // ResourceExhausted when there are `others` of at most kMaxClients.
+  static absl::StatusOr<std::unique_ptr<Channel>> Accept(int listener,
+                                                         size_t others);
 
   int fd() const { return fd_; }
 
