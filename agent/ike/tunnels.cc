@@ -50,6 +50,8 @@ ChildSa& Tunnels::Begin(Context& ctx, IkeSaId owner, const ChildPlan& plan,
   child->local = plan.local;
   child->remote = plan.remote;
   child->predecessor = plan.predecessor;
+  // Made by an exchange that was under way when its IKE_SA lost.
+  child->redundant = superseded_.contains(owner);
   child->held_outbound =
       std::make_unique<base::EspSa>(OutboundSa(plan, reqid, ctx.config));
   *op = ctx.InstallSa(owner, peer_, child->id,
@@ -256,6 +258,7 @@ void Tunnels::RemoveAll(Context& ctx) {
 }
 
 void Tunnels::OwnerGone(Context& ctx, IkeSaId owner, bool keep) {
+  superseded_.erase(owner);
   const std::vector<ChildSa*> owned = Of(owner);
   // Nothing has to be kept where another IKE_SA's is known to carry traffic.
   keep =
@@ -280,6 +283,7 @@ void Tunnels::OwnerGone(Context& ctx, IkeSaId owner, bool keep) {
 }
 
 void Tunnels::Supersede(IkeSaId owner) {
+  superseded_.insert(owner);
   for (ChildSa* child : Of(owner)) child->redundant = true;
 }
 

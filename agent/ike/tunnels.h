@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -51,7 +52,7 @@ class Tunnels {
   // The IKE_SA `owner` is gone. Without `keep`, its children are retired.
   void OwnerGone(Context& ctx, IkeSaId owner, bool keep);
   // The IKE_SA `owner` lost against one that carries the traffic: nothing is
-  // switched to its children any more.
+  // switched to its children any more, nor to those still being made.
   void Supersede(IkeSaId owner);
   // A rekeyed IKE_SA hands its children on (RFC 7296 2.18).
   void Inherit(IkeSaId from, IkeSaId to);
@@ -114,6 +115,7 @@ class Tunnels {
   PeerId peer_;
   bool leftovers_ = false;
   uint32_t switches_ = 0;
+  std::set<IkeSaId> superseded_;
   std::vector<std::unique_ptr<ChildSa>> children_;
 };
 

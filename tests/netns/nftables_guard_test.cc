@@ -12,6 +12,9 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
+#include <cstdio>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "agent/base/marks.h"
@@ -439,6 +442,88 @@ TEST_F(NftablesGuardTest, APodIsProtectedBeforeItIsUp) {
       Passes(preferred_.get(), "10.0.1.3", required_.get(), "10.0.1.2"));
   guard_->SetDesired(desired);
   EXPECT_FALSE(Passes(preferred_.get(), "10.0.1.3", wire_.get(), "10.0.2.2"));
+}
+
+// Plaintext of a required pod of both families, as fast as a core makes it.
+class Flood {
+ public:
+  Flood(End* from, End* to)
+      : receivers_{to->Socket("10.0.2.2"), to->Socket("fd00:2::2")} {
+    thread_ = std::jthread([senders = std::array{from->Socket("10.0.1.2"),
+                                                 from->Socket("fd00:1::2")}](
+                               const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
+        for (int i = 0; i < 32; ++i) Send(senders[0], Ip("10.0.2.2"));
+        for (int i = 0; i < 32; ++i) Send(senders[1], Ip("fd00:2::2"));
+      }
+      for (const int fd : senders) close(fd);
+    });
+  }
+  ~Flood() {
+    thread_.request_stop();
+    thread_.join();
+    for (const int fd : receivers_) close(fd);
+  }
+  // So many have come out on the wire since the last call.
+  int Arrived() {
+    int count = 0;
+    char octet = 0;
+    for (const int fd : receivers_) {
+      while (recv(fd, &octet, 1, MSG_DONTWAIT) == 1) ++count;
+    }
+    return count;
+  }
+
+ private:
+  std::array<int, 2> receivers_;
+  std::jthread thread_;
+};
+
+constexpr int kRewrites = 400;
+
+// A packet that meets neither the old rules nor the new ones would pass.
+TEST_F(NftablesGuardTest, WhileItsRulesAreRewrittenNothingPasses) {
+  DesiredGuard desired = Desired();
+  guard_->SetDesired(desired);
+  Flood flood(required_.get(), wire_.get());
+  int leaks = flood.Arrived();
+  for (int i = 0; i < kRewrites; ++i) {
+    // In turn: other rules, other blocks, and an agent that knows nothing of
+    // what stands.
+    switch (i % 3) {
+      case 0:
+        desired.tunnel_needs_mark = !desired.tunnel_needs_mark;
+        break;
+      case 1:
+        desired.inside.push_back(InsideBlock::Pods(
+            Net(absl::StrCat("10.", 1 + i / 3 % 200, ".0.0/16"))));
+        break;
+      case 2:
+        desired.inside.resize(4);
+        guard_ = *NftablesGuard::Open(&loop_, &loop_);
+    }
+    guard_->SetDesired(desired);
+    leaks += flood.Arrived();
+  }
+  ASSERT_THAT(guard_->Problems(), IsEmpty());
+  EXPECT_EQ(leaks, 0);
+  EXPECT_GT(Count("leak_from_pod"), 100u * kRewrites);
+}
+
+// The control of the test above.
+TEST_F(NftablesGuardTest, ADeletedTableIsNotReplacedInOneStep) {
+  guard_->SetDesired(Desired());
+  guard_.reset();
+  Flood flood(required_.get(), wire_.get());
+  netlink::Nftables nft;
+  const GuardTable wanted = TableOf(Desired());
+  int leaks = flood.Arrived(), rewrites = 0;
+  for (; rewrites < 10 * kRewrites && leaks == 0; ++rewrites) {
+    ASSERT_TRUE(nft.Run(ReplaceTable(wanted)).ok());
+    leaks += flood.Arrived();
+  }
+  EXPECT_GT(leaks, 0);
+  std::printf("%d packets in %d rewrites\n", leaks, rewrites);
 }
 
 // Each call of nft fails once in turn; the table ends as if none had.

@@ -122,6 +122,41 @@ TEST_F(Replace, AnAttemptFromBeforeDoesNotCount) {
   ExpectOne(/*encapsulated=*/true);
 }
 
+// The peer ends what it received on a drain time after the Delete; its answers
+// may be lost for longer than that.
+TEST_F(Replace, ARekeyUnderWayOnTheOldOneMovesNothingToIt) {
+  // Another request of a: what it made is known to stand at both ends.
+  a_.core.RekeyChildSa(lab_.now(), PeerId(2));
+  lab_.Run(absl::Seconds(10));
+  const uint64_t old = b_.Established()[0].initiator_spi;
+  bool lossy = true;
+  int answers = 0;
+  lab_.filter = [&](Node& from, Node&, Path&, base::Bytes& bytes) {
+    if (&from != &a_ || !IsResponse(bytes) ||
+        wire::DecodeHeader(bytes)->header.initiator_spi != old) {
+      return true;
+    }
+    if (ExchangeOf(bytes) == ExchangeType::kCreateChildSa && !lossy) {
+      ++answers;
+      return true;
+    }
+    return false;
+  };
+  b_.core.RekeyChildSa(lab_.now(), PeerId(1));
+  lab_.Drain();
+  b_.core.Reestablish(lab_.now(), PeerId(1));
+  lab_.Drain();
+  ASSERT_EQ(b_.Count(Event::Kind::kIkeSaUp), 2);
+  lossy = false;
+  for (int i = 0; i < 60; ++i) {
+    lab_.Run(absl::Milliseconds(500));
+    EXPECT_TRUE(lab_.PassBoth(a_, b_)) << i;
+  }
+  EXPECT_EQ(answers, 1);
+  lab_.Run(absl::Minutes(5));
+  ExpectOne(/*encapsulated=*/false);
+}
+
 // --- NO_ADDITIONAL_SAS ---
 
 class Minimal : public ::testing::Test {
