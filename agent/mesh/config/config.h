@@ -155,7 +155,16 @@ enum class KernelRouting : uint8_t {
   kPolicyBased,  // policies on the uplink, for kernels without the interface
 };
 
+// Where the peers, the addresses and the modes come from.
+enum class ClusterSource : uint8_t {
+  kFile,        // this file
+  kKubernetes,  // the API server; mesh/kubernetes fills them in
+};
+
 struct Config {
+  ClusterSource source = ClusterSource::kFile;
+  // Empty: the pod's own service account.
+  std::string kubeconfig;
   Node node;
   // What counts as inside the cluster; holds every pod CIDR of the file.
   std::vector<base::IpPrefix> cluster_pod_cidrs;
@@ -166,6 +175,9 @@ struct Config {
   GuardSettings guard;
   std::optional<PrivateKeySource> private_key;
   std::vector<Peer> peers;
+  // `proposals`, for peers that do not come out of the file.
+  std::vector<ike::IkeProposal> ike_proposals = {ike::IkeProposal{}};
+  std::vector<ike::ChildProposal> child_proposals = {ike::ChildProposal{}};
   // Tunnels come with the first packet instead of at the start.
   bool on_demand = false;
   NodeTraffic node_traffic = NodeTraffic::kOff;
@@ -196,9 +208,11 @@ struct Config {
 
 // Parses `text`, which came from the file `name`; reads no other file. On an
 // error: InvalidArgument whose message has one line for each error of the
-// file, "name:line:column: what was found, what was expected".
+// file, "name:line:column: what was found, what was expected". With
+// ClusterSource::kKubernetes a file without node.name is `node_name`'s.
 absl::StatusOr<Config> ParseConfig(const std::string& text,
-                                   const std::string& name);
+                                   const std::string& name,
+                                   const std::string& node_name = "");
 
 // Reads the files that the configuration names (pre-shared keys, public keys);
 // errors as ParseConfig. A secret that others may read is refused.
@@ -208,7 +222,8 @@ absl::Status LoadFiles(const std::string& name, Config* config);
 // configuration.
 std::set<std::string> NamedFiles(const Config& config);
 
-// Both, for a file on disk of at most 1 MiB.
+// Both, for a file on disk of at most 1 MiB; `node_name` is the environment's
+// NODE_NAME.
 absl::StatusOr<Config> LoadConfig(const std::string& path);
 
 // Every field that the file may have, as dotted paths ("node.podCIDRs",

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -251,7 +252,10 @@ absl::Status LoadFiles(const std::string& name, Config* config) {
 absl::StatusOr<Config> LoadConfig(const std::string& path) {
   ESPALIER_ASSIGN_OR_RETURN(const std::string text,
                             ReadWholeFile(path, kMaxConfigSize));
-  ESPALIER_ASSIGN_OR_RETURN(Config config, ParseConfig(text, path));
+  const char* node_name = getenv("NODE_NAME");
+  ESPALIER_ASSIGN_OR_RETURN(
+      Config config,
+      ParseConfig(text, path, node_name == nullptr ? "" : node_name));
   ESPALIER_RETURN_IF_ERROR(LoadFiles(path, &config));
   return config;
 }

@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "agent/base/status_macros.h"
+#include "agent/mesh/config/cluster_source.h"
 #include "agent/mesh/config/config.h"
 #include "agent/mesh/config/files.h"
 #include "agent/mesh/config/modes.h"
@@ -222,14 +223,17 @@ void ReadProposals(const std::string& path, const YamlNode* node,
   }
 }
 
-void ReadNode(const YamlNode& node, ErrorList* errors, Node* out) {
+void ReadNode(const YamlNode& node, ErrorList* errors, bool from_file,
+              Node* out) {
   const MapReader map("node", node, errors);
-  ReadName(map, &out->name);
+  if (from_file || map.Has("name")) ReadName(map, &out->name);
   ReadIdentity(map, out->name, &out->identity);
-  map.Missing("addresses", "this node's own IP addresses");
-  ReadAddresses(map, &out->addresses);
-  map.Missing("podCIDRs", "the prefixes of this node's pods");
-  ReadCidrs(map, "podCIDRs", &out->pod_cidrs);
+  if (from_file) {
+    map.Missing("addresses", "this node's own IP addresses");
+    ReadAddresses(map, &out->addresses);
+    map.Missing("podCIDRs", "the prefixes of this node's pods");
+    ReadCidrs(map, "podCIDRs", &out->pod_cidrs);
+  }
   uint64_t number = 0;
   if (map.Number("uplinkMTU", 1280, 65535, &number)) {
     out->uplink_mtu = static_cast<uint32_t>(number);
@@ -503,6 +507,19 @@ void ReadSockets(const YamlNode& node, ErrorList* errors, Config* out) {
   out->metrics_listen = *endpoint;
 }
 
+void ReadCluster(const YamlNode& node, ErrorList* errors, Config* out) {
+  const MapReader cluster("cluster", node, errors);
+  std::string word;
+  cluster.OneOf("source", {"file", "kubernetes"}, &word);
+  cluster.Missing("podCIDRs", "the prefixes of all pods of the mesh");
+  ReadCidrs(cluster, "podCIDRs", &out->cluster_pod_cidrs);
+  ReadCidrs(cluster, "nodeCIDRs", &out->node_cidrs);
+  if (cluster.OneOf("plaintextPath", {"none", "direct"}, &word)) {
+    out->plaintext_path =
+        word == "none" ? PlaintextPath::kNone : PlaintextPath::kDirect;
+  }
+}
+
 // A claim on inner addresses, for the check that no two holders overlap.
 struct Claim {
   base::IpPrefix prefix;
@@ -656,32 +673,36 @@ void ReadFileLevel(const MapReader& map, Config* config) {
 }  // namespace
 
 absl::StatusOr<Config> ParseConfig(const std::string& text,
-                                   const std::string& name) {
+                                   const std::string& name,
+                                   const std::string& node_name) {
   ESPALIER_ASSIGN_OR_RETURN(const YamlNode root, ParseYaml(text, name));
   ErrorList errors(name);
   Config config;
   config.metrics_listen =
       base::Endpoint{base::IpAddress::V4({127, 0, 0, 1}), 9469};
   const MapReader map("", root, &errors);
+  ReadClusterSource(map, node_name, &config);
+  const bool from_file = config.source == ClusterSource::kFile;
   int node_line = 1;
   int node_column = 1;
-  map.Missing("node", "a map with this node's name, addresses and podCIDRs");
+  if (from_file) {
+    map.Missing("node", "a map with this node's name, addresses and podCIDRs");
+  }
+  config.node.identity =
+      TextIdentity(ike::Identity::Type::kFqdn, config.node.name);
   if (const YamlNode* node = map.Get("node"); node != nullptr) {
     node_line = node->line;
     node_column = node->column;
-    ReadNode(*node, &errors, &config.node);
+    ReadNode(*node, &errors, from_file, &config.node);
+  }
+  if (!from_file && !IsDnsName(config.node.name)) {
+    errors.Add(node_line, node_column,
+               "this node's name is not known: expected the environment's "
+               "NODE_NAME (the downward API's spec.nodeName), or node.name");
   }
   map.Missing("cluster", "a map with podCIDRs, what counts as inside");
   if (const YamlNode* node = map.Get("cluster"); node != nullptr) {
-    const MapReader cluster("cluster", *node, &errors);
-    cluster.Missing("podCIDRs", "the prefixes of all pods of the mesh");
-    ReadCidrs(cluster, "podCIDRs", &config.cluster_pod_cidrs);
-    ReadCidrs(cluster, "nodeCIDRs", &config.node_cidrs);
-    std::string path;
-    if (cluster.OneOf("plaintextPath", {"none", "direct"}, &path)) {
-      config.plaintext_path =
-          path == "none" ? PlaintextPath::kNone : PlaintextPath::kDirect;
-    }
+    ReadCluster(*node, &errors, &config);
   }
   if (const YamlNode* node = map.Get("modes"); node != nullptr) {
     ReadModes(*node, &errors, name, &config);
@@ -700,6 +721,8 @@ absl::StatusOr<Config> ParseConfig(const std::string& text,
   }
   ReadProposals("proposals", map.Get("proposals"), &errors,
                 &defaults.ike_proposals, &defaults.child_proposals);
+  config.ike_proposals = defaults.ike_proposals;
+  config.child_proposals = defaults.child_proposals;
   if (const YamlNode* node = map.Get("peers"); node != nullptr) {
     if (node->kind != YamlNode::Kind::kSequence) {
       map.Wrong("peers", *node, "a list of peers");
@@ -727,6 +750,7 @@ absl::StatusOr<Config> ParseConfig(const std::string& text,
     ReadSockets(*node, &errors, &config);
   }
   ReadFileLevel(map, &config);
+  if (!from_file) SetOwnKey(&config);
   CheckMesh(config, node_line, node_column, &errors);
   ESPALIER_RETURN_IF_ERROR(errors.ToStatus());
   return config;
