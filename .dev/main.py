@@ -8,8 +8,10 @@ import sys
 import bench
 import build
 from console import DevError, colour, must_run
+import golang
 import guest
 import guest_parts
+import image
 import packages
 import paths
 import style
@@ -92,6 +94,30 @@ def cmd_demo(args) -> int:
                *(["--keep"] if args.keep else [])], environment)
 
 
+def cmd_cluster(args) -> int:
+    """tests/lab/kube does it, for people and for the tests alike."""
+    if os.geteuid() != 0:
+        raise DevError("the cluster's nodes are network namespaces: run it as root")
+    words = [args.action]
+    if args.action == "up":
+        packages.ensure(["demo", "test"])
+        golang.ensure()
+        words += [f"--nodes={args.nodes}", f"--proxy={args.proxy}",
+                  f"--runtime={args.runtime}", f"--network={args.network}"]
+        if args.network == "espalier" or args.image:
+            words.append(f"--image={image.main(args.image or 'dev')}")
+    environment = {**os.environ, "ESPALIER_BIN_DIR": str(paths.BUILD / "dev/bin"),
+                   "PYTHONPATH": str(paths.ROOT / "tests")}
+    sys.stdout.flush()
+    os.execve("/usr/bin/python3",
+              ["/usr/bin/python3", "-m", "lab.kube.command", *words], environment)
+
+
+def cmd_image(args) -> int:
+    image.main(args.preset, args.output)
+    return 0
+
+
 def cmd_bench(args) -> int:
     return bench.main(args.name, args.record)
 
@@ -156,6 +182,31 @@ def parser() -> argparse.ArgumentParser:
                      default=guest.DEFAULT_KERNEL, help="of that virtual machine")
     sub.add_argument("--keep", action="store_true",
                      help="leave it up until Ctrl-C, and print how to look around")
+
+    sub = _command(commands, "cluster", cmd_cluster,
+                   "a Kubernetes of two nodes on this machine, to play with (as root)",
+                   ["./dev cluster up", "./dev cluster up --network espalier",
+                    "./dev cluster up --nodes 3 --proxy iptables --runtime 2.4",
+                    "./dev cluster status", "./dev cluster down"])
+    sub.add_argument("action", choices=("up", "down", "status"))
+    sub.add_argument("--nodes", type=int, default=2)
+    sub.add_argument("--proxy", choices=("nftables", "iptables", "none"),
+                     default="nftables", help="kube-proxy's mode")
+    sub.add_argument("--runtime", choices=("debian", "2.4"), default="debian",
+                     help="containerd: Debian's 1.6, or 2.4 with CNI 1.1.0")
+    sub.add_argument("--network", choices=("none", "plain", "espalier"), default="none",
+                     help="none: nodes wait for a CNI plugin; plain: ptp, to compare with; "
+                          "espalier: the image and the chart of this checkout")
+    sub.add_argument("--image", choices=("dev", "release"),
+                     help="put the image of that build on each node")
+
+    sub = _command(commands, "image", cmd_image,
+                   "the container image as an OCI archive, with its list of packages",
+                   ["./dev image", "./dev image dev --output /tmp/espalier.tar",
+                    "ctr -n k8s.io images import build/image/espalier.tar"])
+    sub.add_argument("preset", nargs="?", default="release", choices=("dev", "release"),
+                     help="the build whose programs it holds")
+    sub.add_argument("--output", metavar="FILE", help="default: build/image/PRESET/espalier.tar")
 
     sub = _command(commands, "fuzz", cmd_fuzz,
                    "run one libFuzzer target with both sanitizers",

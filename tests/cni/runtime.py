@@ -1,7 +1,5 @@
 """Debian's containerd on a node: real pods, started over CRI as a kubelet does."""
 
-import gzip
-import hashlib
 import io
 import json
 import os
@@ -13,7 +11,7 @@ import tarfile
 
 import pytest
 
-from lab import Lab, LabError, Node, go_program
+from lab import Lab, LabError, Node, go_program, oci
 from lab.session import binary, wait_until
 
 IMAGE = "localhost/espalier-test:1"
@@ -27,54 +25,17 @@ def require() -> None:
             pytest.skip(f"{program} is missing: apt-get install containerd runc busybox-static")
 
 
-def _add(archive: tarfile.TarFile, name: str, data: bytes = b"", *, mode: int = 0o644,
-         link: str = "", folder: bool = False) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.mode = mode
-    entry.size = len(data)
-    if link:
-        entry.type, entry.linkname = tarfile.SYMTYPE, link
-    elif folder:
-        entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-    archive.addfile(entry, io.BytesIO(data))
-
-
 def write_image(path: pathlib.Path) -> None:
-    """An OCI archive of one layer with a static busybox: sandbox and container."""
+    """A static busybox: sandbox and container."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:
         for folder in ("bin", "etc", "www", "proc", "sys", "dev"):
-            _add(archive, folder, folder=True)
-        _add(archive, "bin/busybox", pathlib.Path(BUSYBOX).read_bytes(), mode=0o755)
+            oci.add(archive, folder, folder=True)
+        oci.add(archive, "bin/busybox", pathlib.Path(BUSYBOX).read_bytes(), mode=0o755)
         for name in ("sh", "sleep", "httpd", "cat", "ip", "ping"):
-            _add(archive, f"bin/{name}", link="busybox")
-    layer_bytes = layer.getvalue()
-    compressed = gzip.compress(layer_bytes, 1, mtime=0)
-    blobs = {}
-
-    def blob(data: bytes, media: str) -> dict:
-        digest = hashlib.sha256(data).hexdigest()
-        blobs[digest] = data
-        return {"mediaType": f"application/vnd.oci.image.{media}",
-                "digest": f"sha256:{digest}", "size": len(data)}
-
-    config = blob(json.dumps({
-        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
-        "os": "linux",
-        "config": {"Entrypoint": ["/bin/sleep", "1000000"], "Env": ["PATH=/bin"]},
-        "rootfs": {"type": "layers", "diff_ids":
-                   [f"sha256:{hashlib.sha256(layer_bytes).hexdigest()}"]},
-    }).encode(), "config.v1+json")
-    manifest = blob(json.dumps({
-        "schemaVersion": 2, "config": config,
-        "layers": [blob(compressed, "layer.v1.tar+gzip")]}).encode(), "manifest.v1+json")
-    manifest["annotations"] = {"io.containerd.image.name": IMAGE}
-    with tarfile.open(path, "w") as archive:
-        _add(archive, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-        _add(archive, "index.json", json.dumps(
-            {"schemaVersion": 2, "manifests": [manifest]}).encode())
-        for digest, data in blobs.items():
-            _add(archive, f"blobs/sha256/{digest}", data)
+            oci.add(archive, f"bin/{name}", link="busybox")
+    oci.write(path, oci.Image(IMAGE, ["/bin/sleep", "1000000"]), layer.getvalue(),
+              compress=False)
 
 
 class RuntimePod:

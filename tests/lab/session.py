@@ -15,6 +15,7 @@ from lab.errors import LabError
 
 KEPT_FAILURES = 5
 BPFFS = "/sys/fs/bpf"
+CGROUPS = pathlib.Path("/sys/fs/cgroup")
 GUEST_SLOWNESS = 4
 LINES_OF_GUEST_LOGS = 40
 # What is allowed in the name of a unix socket's path, with its final 0.
@@ -76,6 +77,26 @@ def kill_process(pid: int, started: str | None, grace: float = 3.0) -> None:
             time.sleep(0.02)
 
 
+def remove_cgroups(name: str, seconds: float = 5.0) -> None:
+    """In every hierarchy, deepest first. The kernel lets go of a cgroup only
+    some time after its last process ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = None
+        for root in [*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")]:
+            for folder, _, _ in os.walk(root, topdown=False):
+                try:
+                    os.rmdir(folder)
+                except OSError as error:
+                    left = error
+        if left is None:
+            return
+        if time.monotonic() >= deadline:
+            print(f"lab: cgroup {name}: {left}", flush=True)
+            return
+        time.sleep(0.05)
+
+
 def mount_bpffs() -> None:
     """A fresh machine may have the folder and nothing mounted there."""
     kind = subprocess.run(["stat", "-f", "-c", "%T", BPFFS], capture_output=True, text=True)
@@ -110,6 +131,7 @@ class Lab:
             "namespaces": [],
             "processes": [],
             "pins": [],
+            "cgroups": [],
         }
         self._undo: list[Callable[[], None]] = []
         self._save()
@@ -153,6 +175,11 @@ class Lab:
         self._record["pins"].append(str(path))
         self._save()
 
+    def record_cgroup(self, name: str) -> None:
+        """Its name below the root of each hierarchy."""
+        self._record["cgroups"].append(name)
+        self._save()
+
     def _save(self) -> None:
         temporary = self._record_path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self._record))
@@ -190,6 +217,8 @@ def undo_record(record: dict, keep_folder: bool) -> None:
         delete_namespace(name)
     for path in record.get("pins", []):
         shutil.rmtree(path, ignore_errors=True)
+    for name in record.get("cgroups", []):
+        remove_cgroups(name)
     if not keep_folder:
         shutil.rmtree(record["folder"], ignore_errors=True)
 
