@@ -72,7 +72,8 @@ struct ChildSa {
   base::Bytes lower_nonce;
 
   bool sends() const {
-    return state == State::kSwitching || state == State::kUp;
+    return (state == State::kSwitching || state == State::kUp) &&
+           switch_order != 0;
   }
 };
 

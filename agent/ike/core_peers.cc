@@ -77,7 +77,7 @@ void Core::Impl::DeleteIkeSas(Peer& peer) {
   }
   for (IkeSaId id : std::exchange(peer.established, {})) {
     Touch(id);
-    peer.tunnels.Supersede(id);
+    peer.tunnels.Supersede(ctx_, id);
     if (IkeSa* sa = Find(id)) sa->Want(Wish::Kind::kDeleteIke);
   }
 }
@@ -329,7 +329,7 @@ void Core::Impl::EndSuperseded(Peer& peer, IkeSa& sa) {
     // The other end is quicker, should it see this the other way round.
     return sa.set_delete_at(ctx_.now + kSecondToDelete);
   }
-  peer.tunnels.Supersede(sa.id());
+  peer.tunnels.Supersede(ctx_, sa.id());
   sa.Want(Wish::Kind::kDeleteIke);
 }
 
@@ -372,7 +372,7 @@ void Core::Impl::EndSuperfluous(IkeSa& sa) {
       continue;
     }
     if (other->proven()) {
-      sa.peer()->tunnels.Supersede(sa.id());
+      sa.peer()->tunnels.Supersede(ctx_, sa.id());
       return sa.Want(Wish::Kind::kDeleteIke);
     }
     // The peer may never have got the end of its IKE_AUTH.

@@ -282,12 +282,28 @@ void Tunnels::OwnerGone(Context& ctx, IkeSaId owner, bool keep) {
   }
 }
 
-void Tunnels::Supersede(IkeSaId owner) {
+void Tunnels::Supersede(Context& ctx, IkeSaId owner) {
   superseded_.insert(owner);
-  for (ChildSa* child : Of(owner)) child->redundant = true;
+  const bool another_carries =
+      std::any_of(children_.begin(), children_.end(), [this](const auto& c) {
+        return c->state == ChildSa::State::kUp && c->sends() &&
+               c->owner != IkeSaId() && !superseded_.contains(c->owner);
+      });
+  for (ChildSa* child : Of(owner)) {
+    child->redundant = true;
+    if (!another_carries || !child->sends()) continue;
+    // The peer ends what it receives on a drain time after our Delete, whose
+    // answers may be lost for longer.
+    if (HasNewer(*child) && !child->cpu) {
+      child->remove_outbound_at = ctx.now + kOutboundLinger;
+    } else {
+      RemoveOutbound(ctx, *child);
+    }
+  }
 }
 
 void Tunnels::Inherit(IkeSaId from, IkeSaId to) {
+  if (superseded_.contains(from)) superseded_.insert(to);
   for (const auto& child : children_) {
     if (child->owner == from) child->owner = to;
   }

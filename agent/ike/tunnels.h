@@ -52,8 +52,9 @@ class Tunnels {
   // The IKE_SA `owner` is gone. Without `keep`, its children are retired.
   void OwnerGone(Context& ctx, IkeSaId owner, bool keep);
   // The IKE_SA `owner` lost against one that carries the traffic: nothing is
-  // switched to its children any more, nor to those still being made.
-  void Supersede(IkeSaId owner);
+  // switched to its children any more, nor to those still being made, and
+  // what was goes back.
+  void Supersede(Context& ctx, IkeSaId owner);
   // A rekeyed IKE_SA hands its children on (RFC 7296 2.18).
   void Inherit(IkeSaId from, IkeSaId to);
 

@@ -157,6 +157,38 @@ TEST_F(Replace, ARekeyUnderWayOnTheOldOneMovesNothingToIt) {
   ExpectOne(/*encapsulated=*/false);
 }
 
+// The same where the traffic had moved to the old one before it lost.
+TEST_F(Replace, WhatGoesIsNotSentOnAnyMore) {
+  const uint64_t old = a_.Established()[0].initiator_spi;
+  const base::Instant start = lab_.now();
+  int answers = 0, lost = 0;
+  lab_.filter = [&](Node& from, Node&, Path&, base::Bytes& bytes) {
+    if (&from != &b_ || !IsResponse(bytes) ||
+        wire::DecodeHeader(bytes)->header.initiator_spi != old) {
+      return true;
+    }
+    // The first answer comes late.
+    if (ExchangeOf(bytes) == ExchangeType::kCreateChildSa) {
+      return ++answers > 1;
+    }
+    if (lab_.now() - start < absl::Seconds(2)) return true;
+    ++lost;
+    return false;
+  };
+  a_.core.Reestablish(lab_.now(), PeerId(2));
+  lab_.Drain();
+  ASSERT_EQ(a_.Established().size(), 2u);
+  a_.core.RekeyChildSa(lab_.now(), PeerId(2));
+  for (int i = 0; i < 60; ++i) {
+    lab_.Run(absl::Milliseconds(500));
+    EXPECT_TRUE(lab_.PassBoth(a_, b_)) << i;
+  }
+  EXPECT_EQ(answers, 2);
+  EXPECT_GE(lost, 3);
+  lab_.Run(absl::Minutes(5));
+  ExpectOne(/*encapsulated=*/false);
+}
+
 // --- NO_ADDITIONAL_SAS ---
 
 class Minimal : public ::testing::Test {
