@@ -298,6 +298,9 @@ void BpfGuard::SyncLocked(Depth depth) {
     Fail("programs", status);
     return;
   }
+  const absl::StatusOr<bool> pinned = system_->KeepPins();
+  Fail("pins", pinned.status());
+  if (pinned.value_or(false)) Repaired("pins", "were removed by somebody");
   if (const absl::Status status = ReadLinks(); !status.ok()) {
     Fail("devices", status);
     return;

@@ -107,8 +107,7 @@ const char* MapName(BpfMap map) {
   return kNames[static_cast<int>(map)];
 }
 
-absl::StatusOr<std::unique_ptr<BpfObject>> BpfObject::Load(
-    const std::string& pin_directory, std::optional<BpfProgram> only) {
+absl::StatusOr<std::unique_ptr<BpfObject>> BpfObject::Open() {
   libbpf_set_print(CollectWords);
   last_words.clear();
   bpf_object_open_opts options{};
@@ -118,10 +117,15 @@ absl::StatusOr<std::unique_ptr<BpfObject>> BpfObject::Load(
       espalier_bpf_object_begin,
       espalier_bpf_object_end - espalier_bpf_object_begin, &options);
   if (object == nullptr) return LibbpfError(errno, "opening the programs");
-  std::unique_ptr<BpfObject> out(new BpfObject(object));
+  return std::unique_ptr<BpfObject>(new BpfObject(object));
+}
+
+absl::StatusOr<std::unique_ptr<BpfObject>> BpfObject::Load(
+    const std::string& pin_directory) {
+  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<BpfObject> out, Open());
   if (!pin_directory.empty()) {
     bpf_map* map = nullptr;
-    bpf_object__for_each_map(map, object) {
+    bpf_object__for_each_map(map, out->object_) {
       const std::string path =
           absl::StrCat(pin_directory, "/", bpf_map__name(map));
       if (const int error = bpf_map__set_pin_path(map, path.c_str());
@@ -130,32 +134,54 @@ absl::StatusOr<std::unique_ptr<BpfObject>> BpfObject::Load(
       }
     }
   }
+  ESPALIER_RETURN_IF_ERROR(out->LoadPrograms(std::nullopt));
+  return out;
+}
+
+absl::StatusOr<std::unique_ptr<BpfObject>> BpfObject::LoadCopy(
+    const BpfObject& whole, BpfProgram only) {
+  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<BpfObject> out, Open());
+  for (int i = 0; i < kBpfMaps; ++i) {
+    const char* name = MapName(static_cast<BpfMap>(i));
+    bpf_map* map = bpf_object__find_map_by_name(out->object_, name);
+    if (map == nullptr) return LibbpfError(ENOENT, name);
+    // Not by its pin, which somebody may have removed.
+    if (const int error = bpf_map__reuse_fd(map, whole.maps_[i]); error != 0) {
+      return LibbpfError(error, absl::StrCat("sharing map ", name));
+    }
+  }
+  ESPALIER_RETURN_IF_ERROR(out->LoadPrograms(only));
+  return out;
+}
+
+absl::Status BpfObject::LoadPrograms(std::optional<BpfProgram> only) {
   if (only) {
     bpf_program* program = nullptr;
-    bpf_object__for_each_program(program, object) {
+    bpf_object__for_each_program(program, object_) {
       bpf_program__set_autoload(
           program,
           bpf_program__name(program) == absl::string_view(KernelName(*only)));
     }
   }
-  if (const int error = bpf_object__load(object); error != 0) {
+  if (const int error = bpf_object__load(object_); error != 0) {
     return LibbpfError(error, "loading the programs");
   }
   for (int i = 0; i < kBpfPrograms; ++i) {
     const char* name = KernelName(static_cast<BpfProgram>(i));
-    const bpf_program* program = bpf_object__find_program_by_name(object, name);
+    const bpf_program* program =
+        bpf_object__find_program_by_name(object_, name);
     if (program == nullptr) return LibbpfError(ENOENT, name);
-    out->programs_[i] = !only || *only == static_cast<BpfProgram>(i)
-                            ? bpf_program__fd(program)
-                            : -1;
+    programs_[i] = !only || *only == static_cast<BpfProgram>(i)
+                       ? bpf_program__fd(program)
+                       : -1;
   }
   for (int i = 0; i < kBpfMaps; ++i) {
     const char* name = MapName(static_cast<BpfMap>(i));
-    const int fd = bpf_object__find_map_fd_by_name(object, name);
+    const int fd = bpf_object__find_map_fd_by_name(object_, name);
     if (fd < 0) return LibbpfError(ENOENT, name);
-    out->maps_[i] = fd;
+    maps_[i] = fd;
   }
-  return out;
+  return absl::OkStatus();
 }
 
 BpfObject::~BpfObject() { bpf_object__close(object_); }

@@ -52,11 +52,13 @@ class BpfObject {
  public:
   // Loads programs and maps. With `pin_directory` (in a bpffs, existing) maps
   // are pinned there, and those that an earlier agent pinned are used.
-  // With `only`, no other program (the kernel takes its time to verify each).
   // FailedPrecondition when the kernel refuses; the message has its reason.
   static absl::StatusOr<std::unique_ptr<BpfObject>> Load(
-      const std::string& pin_directory,
-      std::optional<BpfProgram> only = std::nullopt);
+      const std::string& pin_directory);
+  // A copy of one program (the kernel takes its time to verify each) on the
+  // maps of `whole`.
+  static absl::StatusOr<std::unique_ptr<BpfObject>> LoadCopy(
+      const BpfObject& whole, BpfProgram only);
   ~BpfObject();
 
   // -1: not loaded.
@@ -76,6 +78,9 @@ class BpfObject {
 
  private:
   explicit BpfObject(bpf_object* object) : object_(object) {}
+
+  static absl::StatusOr<std::unique_ptr<BpfObject>> Open();
+  absl::Status LoadPrograms(std::optional<BpfProgram> only);
 
   bpf_object* object_;
   std::array<int, kBpfPrograms> programs_{};

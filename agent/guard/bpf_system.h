@@ -32,6 +32,11 @@ class BpfSystem {
   // Loads the programs and finds or makes the maps. Once; the rest needs it.
   virtual absl::Status Load() = 0;
 
+  // What is to outlive the agent is pinned in a bpffs: pins again what somebody
+  // has removed, and says whether there was such. FailedPrecondition when there
+  // is no bpffs any more: until there is, what stands ends with this process.
+  virtual absl::StatusOr<bool> KeepPins() = 0;
+
   virtual absl::StatusOr<MapContents> Read(BpfMap map) = 0;
   virtual absl::Status Update(BpfMap map, const std::string& key,
                               const std::string& value) = 0;

@@ -40,6 +40,8 @@ class Hooks {
   virtual absl::Status Attach(uint32_t ifindex, BpfProgram program) = 0;
   virtual absl::Status Detach(uint32_t ifindex, BpfProgram program) = 0;
   virtual absl::Status Forget(const std::vector<uint32_t>& alive) = 0;
+  // Pins what could not be pinned when it was attached.
+  virtual absl::Status KeepPins() { return absl::OkStatus(); }
 };
 
 // tcx (Linux 6.6): links pinned in `pin_directory`, so that they stay when the

@@ -77,10 +77,18 @@ std::vector<std::string> Versions(const std::string& own) {
   return out;
 }
 
+// Of the folder, or of the one that it would be made in.
 absl::Status CheckBpffs(const std::string& path) {
   struct statfs info{};
-  if (statfs(path.c_str(), &info) != 0) {
-    return netlink::ErrnoToStatus(errno, absl::StrCat("look at ", path));
+  std::filesystem::path there = path;
+  int result = statfs(there.c_str(), &info);
+  if (result != 0 && errno == ENOENT) {
+    there = there.parent_path();
+    result = statfs(there.c_str(), &info);
+  }
+  if (result != 0) {
+    return netlink::ErrnoToStatus(errno,
+                                  absl::StrCat("look at ", there.string()));
   }
   if (static_cast<uint64_t>(info.f_type) != BPF_FS_MAGIC) {
     return absl::FailedPreconditionError(
@@ -110,13 +118,20 @@ absl::StatusOr<std::unique_ptr<KernelBpfSystem>> KernelBpfSystem::Open(
                             netlink::Socket::Open());
   const std::string own = absl::StrCat(options.pin_root, "/", cookie);
   const std::string directory = absl::StrCat(own, "/v", ESPALIER_MAP_VERSION);
-  ESPALIER_RETURN_IF_ERROR(MakeDirectory(options.pin_root));
   ESPALIER_RETURN_IF_ERROR(CheckBpffs(options.pin_root));
-  for (const std::string& path : {own, directory, directory + "/links"}) {
+  std::unique_ptr<KernelBpfSystem> system(
+      new KernelBpfSystem(options, directory, std::move(socket)));
+  ESPALIER_RETURN_IF_ERROR(system->MakeDirectories());
+  return system;
+}
+
+absl::Status KernelBpfSystem::MakeDirectories() const {
+  const std::string own = std::filesystem::path(directory_).parent_path();
+  for (const std::string& path :
+       {options_.pin_root, own, directory_, directory_ + "/links"}) {
     ESPALIER_RETURN_IF_ERROR(MakeDirectory(path));
   }
-  return std::unique_ptr<KernelBpfSystem>(
-      new KernelBpfSystem(options, directory, std::move(socket)));
+  return absl::OkStatus();
 }
 
 absl::Status KernelBpfSystem::Remove(const KernelBpfOptions& options) {
@@ -173,7 +188,12 @@ KernelBpfSystem::~KernelBpfSystem() {
 
 absl::Status KernelBpfSystem::LoadCopy(std::optional<BpfProgram> only) {
   Copy copy;
-  ESPALIER_ASSIGN_OR_RETURN(copy.object, BpfObject::Load(directory_, only));
+  if (only) {
+    ESPALIER_ASSIGN_OR_RETURN(
+        copy.object, BpfObject::LoadCopy(*copies_.front().object, *only));
+  } else {
+    ESPALIER_ASSIGN_OR_RETURN(copy.object, BpfObject::Load(directory_));
+  }
   for (int i = 0; i < kBpfPrograms; ++i) {
     const int loaded = copy.object->fd(static_cast<BpfProgram>(i));
     if (loaded < 0) continue;
@@ -201,6 +221,23 @@ absl::Status KernelBpfSystem::Load() {
     }
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> KernelBpfSystem::KeepPins() {
+  ESPALIER_RETURN_IF_ERROR(CheckBpffs(options_.pin_root));
+  bool pinned = false;
+  for (int i = 0; i < kBpfMaps; ++i) {
+    const auto map = static_cast<BpfMap>(i);
+    const std::string path = absl::StrCat(directory_, "/", MapName(map));
+    if (access(path.c_str(), F_OK) == 0) continue;
+    ESPALIER_RETURN_IF_ERROR(MakeDirectories());
+    if (bpf_obj_pin(copies_.front().object->fd(map), path.c_str()) != 0) {
+      return netlink::ErrnoToStatus(errno, absl::StrCat("eBPF: pin ", path));
+    }
+    pinned = true;
+  }
+  ESPALIER_RETURN_IF_ERROR(hooks_->KeepPins());
+  return pinned;
 }
 
 int KernelBpfSystem::fd(BpfProgram program) const {

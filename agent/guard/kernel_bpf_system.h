@@ -36,6 +36,7 @@ class KernelBpfSystem : public BpfSystem, private ProgramSource {
   ~KernelBpfSystem() override;
 
   absl::Status Load() override;
+  absl::StatusOr<bool> KeepPins() override;
   absl::StatusOr<MapContents> Read(BpfMap map) override;
   absl::Status Update(BpfMap map, const std::string& key,
                       const std::string& value) override;
@@ -66,6 +67,7 @@ class KernelBpfSystem : public BpfSystem, private ProgramSource {
   bool IsCurrent(BpfProgram program, uint32_t id) const override;
   absl::StatusOr<int> FreshCopy(BpfProgram program) override;
 
+  absl::Status MakeDirectories() const;
   absl::Status LoadCopy(std::optional<BpfProgram> only);
 
   KernelBpfOptions options_;

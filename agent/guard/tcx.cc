@@ -1,5 +1,6 @@
 #include <bpf/bpf.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <linux/bpf.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -9,6 +10,8 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -59,8 +62,11 @@ int Bpf(int command, T* attributes) {
 class OwnedFd {
  public:
   explicit OwnedFd(int fd) : fd_(fd) {}
-  OwnedFd(const OwnedFd&) = delete;
-  OwnedFd& operator=(const OwnedFd&) = delete;
+  OwnedFd(OwnedFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  OwnedFd& operator=(OwnedFd&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
   ~OwnedFd() {
     if (fd_ >= 0) close(fd_);
   }
@@ -116,7 +122,7 @@ class TcxHooks : public Hooks {
                                    BpfProgram program) override {
     ESPALIER_ASSIGN_OR_RETURN(const std::vector<Attached> attached,
                               Query(ifindex, AttachType(program)));
-    const OwnedFd link(bpf_obj_get(Pin(ifindex, program).c_str()));
+    const OwnedFd link = Link(ifindex, program);
     if (link.get() < 0) return Standing::kMissing;
     const uint32_t id = LinkId(link.get());
     for (size_t i = 0; i < attached.size(); ++i) {
@@ -153,27 +159,25 @@ class TcxHooks : public Hooks {
     if (unlink(pin.c_str()) != 0 && errno != ENOENT) {
       return netlink::ErrnoToStatus(errno, absl::StrCat("remove ", pin));
     }
+    unpinned_.erase(pin);
     return absl::OkStatus();
   }
 
   absl::Status Forget(const std::vector<uint32_t>& alive) override {
     const std::set<uint32_t> keep(alive.begin(), alive.end());
+    std::erase_if(unpinned_, [&](const auto& entry) {
+      return !keep.contains(DeviceOf(entry.first).value_or(0));
+    });
     DIR* directory = opendir(pins_.c_str());
     if (directory == nullptr) {
+      if (errno == ENOENT) return absl::OkStatus();  // KeepPins says so
       return netlink::ErrnoToStatus(errno, absl::StrCat("list ", pins_));
     }
     std::vector<std::string> gone;
     while (const dirent* entry = readdir(directory)) {
       const std::string name = entry->d_name;
-      const size_t dash = name.rfind('-');
-      uint32_t ifindex = 0;
-      if (dash == std::string::npos ||
-          std::from_chars(name.data() + dash + 1, name.data() + name.size(),
-                          ifindex)
-                  .ec != std::errc()) {
-        continue;
-      }
-      if (!keep.contains(ifindex)) gone.push_back(name);
+      const std::optional<uint32_t> ifindex = DeviceOf(name);
+      if (ifindex && !keep.contains(*ifindex)) gone.push_back(name);
     }
     closedir(directory);
     for (const std::string& name : gone) {
@@ -185,9 +189,49 @@ class TcxHooks : public Hooks {
     return absl::OkStatus();
   }
 
+  absl::Status KeepPins() override {
+    for (auto at = unpinned_.begin(); at != unpinned_.end();) {
+      ESPALIER_RETURN_IF_ERROR(PinLink(at->second.get(), at->first));
+      at = unpinned_.erase(at);
+    }
+    return absl::OkStatus();
+  }
+
  private:
   std::string Pin(uint32_t ifindex, BpfProgram program) const {
     return absl::StrCat(pins_, "/", HookName(program), "-", ifindex);
+  }
+
+  static std::optional<uint32_t> DeviceOf(const std::string& pin) {
+    const size_t dash = pin.rfind('-');
+    uint32_t ifindex = 0;
+    if (dash == std::string::npos ||
+        std::from_chars(pin.data() + dash + 1, pin.data() + pin.size(), ifindex)
+                .ec != std::errc()) {
+      return std::nullopt;
+    }
+    return ifindex;
+  }
+
+  OwnedFd Link(uint32_t ifindex, BpfProgram program) const {
+    const std::string pin = Pin(ifindex, program);
+    const auto held = unpinned_.find(pin);
+    return OwnedFd(held != unpinned_.end()
+                       ? fcntl(held->second.get(), F_DUPFD_CLOEXEC, 0)
+                       : bpf_obj_get(pin.c_str()));
+  }
+
+  // In place of whatever is pinned there.
+  static absl::Status PinLink(int link, const std::string& pin) {
+    const std::string fresh = absl::StrCat(pin, "-new");
+    unlink(fresh.c_str());
+    if (bpf_obj_pin(link, fresh.c_str()) == 0 &&
+        rename(fresh.c_str(), pin.c_str()) == 0) {
+      return absl::OkStatus();
+    }
+    const int error = errno;
+    unlink(fresh.c_str());
+    return netlink::ErrnoToStatus(error, absl::StrCat("eBPF: pin ", pin));
   }
 
   static std::string What(uint32_t ifindex, BpfProgram program) {
@@ -196,7 +240,7 @@ class TcxHooks : public Hooks {
   }
 
   absl::Status Replace(uint32_t ifindex, BpfProgram program) {
-    const OwnedFd link(bpf_obj_get(Pin(ifindex, program).c_str()));
+    const OwnedFd link = Link(ifindex, program);
     if (link.get() < 0 ||
         bpf_link_update(link.get(), programs_->fd(program), nullptr) != 0) {
       return netlink::ErrnoToStatus(errno, What(ifindex, program));
@@ -204,7 +248,8 @@ class TcxHooks : public Hooks {
     return absl::OkStatus();
   }
 
-  // At the head, and pinned in place of whatever is pinned there.
+  // At the head, and pinned. Where that fails it stands all the same, as long as
+  // this process does.
   absl::Status Create(uint32_t ifindex, BpfProgram program, int fd) {
     LinkCreate create{};
     create.prog_fd = fd;
@@ -221,21 +266,18 @@ class TcxHooks : public Hooks {
     if (result < 0) {
       return netlink::ErrnoToStatus(errno, What(ifindex, program));
     }
-    const OwnedFd link(result);
+    OwnedFd link(result);
     const std::string pin = Pin(ifindex, program);
-    const std::string fresh = absl::StrCat(pin, "-new");
-    unlink(fresh.c_str());
-    if (bpf_obj_pin(link.get(), fresh.c_str()) != 0 ||
-        rename(fresh.c_str(), pin.c_str()) != 0) {
-      const int error = errno;
-      unlink(fresh.c_str());
-      return netlink::ErrnoToStatus(error, absl::StrCat("eBPF: pin ", pin));
+    unpinned_.erase(pin);
+    if (!PinLink(link.get(), pin).ok()) {
+      unpinned_.emplace(pin, std::move(link));
     }
     return absl::OkStatus();
   }
 
   ProgramSource* programs_;
   std::string pins_;
+  std::map<std::string, OwnedFd> unpinned_;  // by the place of the pin
 };
 
 }  // namespace

@@ -72,8 +72,7 @@ struct ChildSa {
   base::Bytes lower_nonce;
 
   bool sends() const {
-    return (state == State::kSwitching || state == State::kUp) &&
-           switch_order != 0;
+    return state == State::kSwitching || state == State::kUp;
   }
 };
 

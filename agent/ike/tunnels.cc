@@ -286,8 +286,8 @@ void Tunnels::Supersede(Context& ctx, IkeSaId owner) {
   superseded_.insert(owner);
   const bool another_carries =
       std::any_of(children_.begin(), children_.end(), [this](const auto& c) {
-        return c->state == ChildSa::State::kUp && c->sends() &&
-               c->owner != IkeSaId() && !superseded_.contains(c->owner);
+        return c->state == ChildSa::State::kUp && c->owner != IkeSaId() &&
+               !superseded_.contains(c->owner);
       });
   for (ChildSa* child : Of(owner)) {
     child->redundant = true;
@@ -299,11 +299,11 @@ void Tunnels::Supersede(Context& ctx, IkeSaId owner) {
     } else {
       RemoveOutbound(ctx, *child);
     }
+    child->state = ChildSa::State::kHeld;
   }
 }
 
 void Tunnels::Inherit(IkeSaId from, IkeSaId to) {
-  if (superseded_.contains(from)) superseded_.insert(to);
   for (const auto& child : children_) {
     if (child->owner == from) child->owner = to;
   }

@@ -9,7 +9,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -20,6 +22,7 @@
 #include "agent/guard/bpf_guard.h"
 #include "agent/guard/kernel_bpf_system.h"
 #include "agent/netlink/route_client.h"
+#include "gmock/gmock.h"
 #include "tests/netns/private_namespace.h"
 #include "tests/support/manual_loop.h"
 
@@ -126,6 +129,30 @@ class LoaderTest : public PrivateNamespaceTest,
                                   ifindex)
                          .c_str()),
               0);
+  }
+
+  // Programs in the hook where from_pod stands, asked of the kernel.
+  int CountFromPod() const {
+    if (GetParam()) {
+      FILE* pipe = popen(
+          absl::StrCat("tc filter show dev ", kPod, " ingress | grep -c id")
+              .c_str(),
+          "r");
+      int count = -1;
+      EXPECT_EQ(fscanf(pipe, "%d", &count), 1);
+      pclose(pipe);
+      return count;
+    }
+    struct {
+      uint32_t ifindex, type, query_flags, attach_flags;
+      uint64_t ids;
+      uint32_t count, unused;
+      uint64_t rest[4];
+    } query{};
+    query.ifindex = pod_;
+    query.type = 46;  // BPF_TCX_INGRESS
+    EXPECT_EQ(syscall(__NR_bpf, BPF_PROG_QUERY, &query, sizeof(query)), 0);
+    return static_cast<int>(query.count);
   }
 
   std::string mount_;
@@ -277,6 +304,54 @@ TEST_P(LoaderTest, GuardStandsEverywhereAndRepairs) {
   EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kOld);
   EXPECT_EQ(repairs,
             std::vector<std::string>{absl::StrCat("from_pod on ", kPod)});
+}
+
+// Pins go with their bpffs, and tcx links with their pins.
+TEST_P(LoaderTest, AnUnmountedBpffsIsToldAndMadeGood) {
+  system_.reset();
+  ManualLoop loop;
+  auto opened = guard::BpfGuard::Open(&loop, &loop, options_);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  std::unique_ptr<guard::BpfGuard> bpf = *std::move(opened);
+  std::vector<std::string> repairs;
+  bpf->OnRepair(
+      [&](const guard::GuardProblem& p) { repairs.push_back(p.item); });
+  guard::DesiredGuard desired;
+  desired.tunnel_interface = "wire";
+  desired.pods = {{.host_interface = kPod,
+                   .addresses = {base::IpAddress::Parse("10.1.0.2").value()},
+                   .name = "shop/web"}};
+  desired.in_sync = true;
+  bpf->SetDesired(desired);
+  loop.Advance(absl::Seconds(2));
+  EXPECT_TRUE(bpf->Problems().empty());
+  EXPECT_TRUE(repairs.empty());
+  ASSERT_EQ(CountFromPod(), 1);
+
+  ASSERT_EQ(umount2(mount_.c_str(), 0), 0);
+  EXPECT_EQ(CountFromPod(), GetParam() ? 1 : 0);
+  loop.Advance(absl::Seconds(2));
+  EXPECT_EQ(CountFromPod(), 1) << "held by the agent";
+  ASSERT_EQ(bpf->Problems().size(), 1u);
+  EXPECT_EQ(bpf->Problems()[0].item, "pins");
+  EXPECT_TRUE(absl::IsFailedPrecondition(bpf->Problems()[0].status));
+  EXPECT_THAT(bpf->Problems()[0].status.ToString(),
+              ::testing::HasSubstr("mount -t bpf"));
+  // A pod that comes in this time is guarded all the same.
+  EXPECT_TRUE(bpf->Protect(desired.pods[0]).ok());
+
+  ASSERT_EQ(mount("bpf", mount_.c_str(), "bpf", 0, nullptr), 0);
+  loop.Advance(absl::Minutes(1));
+  EXPECT_TRUE(bpf->Problems().empty()) << bpf->Problems()[0].status;
+  EXPECT_EQ(std::ranges::count(repairs, "pins"), 1);
+  EXPECT_EQ(CountFromPod(), 1);
+  // As ever: what stands outlives the agent, with the same maps.
+  bpf.reset();
+  EXPECT_EQ(CountFromPod(), 1);
+  system_ = Start();
+  EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kOld);
+  EXPECT_TRUE(
+      system_->Read(BpfMap::kPods).value().contains(guard::ToBytes(pod_)));
 }
 
 std::vector<bool> Ways() {

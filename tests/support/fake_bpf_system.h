@@ -27,6 +27,7 @@ struct FakeBpfKernel {
   int lives = 0;
   // Programs with another layout of the maps stand everywhere.
   bool predecessor = false;
+  bool pins_removed = false;
   // Every write, in order.
   std::vector<std::string> journal;
 
@@ -68,6 +69,10 @@ class FakeBpfSystem : public guard::BpfSystem {
     kernel_->maps[guard::BpfMap::kConfig].try_emplace(
         guard::ToBytes(uint32_t{0}), guard::ToBytes(espalier_config{}));
     return absl::OkStatus();
+  }
+  absl::StatusOr<bool> KeepPins() override {
+    if (Fails()) return Error();
+    return std::exchange(kernel_->pins_removed, false);
   }
   absl::StatusOr<guard::MapContents> Read(guard::BpfMap map) override {
     if (Fails()) return Error();
