@@ -65,3 +65,7 @@ class KernelDatapath:
 
     def stop_carrying(self, node) -> None:
         self.lose_everything(node)
+
+
+def datapath_of(node):
+    return KernelDatapath() if node.driver == "kernel" else UserDatapath()

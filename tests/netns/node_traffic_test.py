@@ -4,6 +4,7 @@ and what must stay outside of the tunnels at all times."""
 import pytest
 
 from lab import wait_until
+from lab.drivers import datapath_of
 from lab.mesh import Mesh
 from lab.transfer import tcp_transfer
 
@@ -46,9 +47,12 @@ def test_require_sends_nothing_in_plaintext(lab, udp):
     a.kubectl("rekey", b.name, "--ike")
     wait_until(lambda: a.metrics()['espalier_rekeys_total{kind="ike"}'] >= 1, 15, "a rekey")
     # Without a datapath nothing leaves, and the way back is found.
-    b.espd.kill()
+    b.agent.kill()
+    datapath_of(b).stop_carrying(b)
     assert ping(a, b, wait=1) == [0, 0]
-    b.start_espd()
+    if not b.espd.running():
+        b.start_espd()
+    b.start_agent()
     wait_until(lambda: ping(a, b, wait=1) == [1, 1], 60, "node-b again")
     packets = mesh.finish()
     assert pings_seen(packets, ODD_SIZE) == 0
