@@ -38,6 +38,8 @@ ALLOWED = {
     "agent/runtime": {
         "agent/base", "agent/wire", "agent/crypto", "agent/ike", "agent/datapath",
         "agent/esp"},
+    "agent/controller": {
+        "agent/base", "agent/crypto", "agent/kube", "agent/runtime", "agent/service"},
     "agent/kubectl": {"agent/base", PROTO},
     "cni": {"agent/base", PROTO},
 }
