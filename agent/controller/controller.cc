@@ -104,8 +104,7 @@ class Controller::Impl {
       if (stats.in_sync) return;
       state.in_sync = false;
       absl::StrAppend(&state.not_synced, "the list of ", kind,
-                      " has not been read",
-                      stats.last_failure.ok() ? "" : ": ",
+                      " has not been read", stats.last_failure.ok() ? "" : ": ",
                       stats.last_failure.ok() ? absl::string_view()
                                               : stats.last_failure.message(),
                       "\n");
@@ -172,12 +171,12 @@ class Controller::Impl {
       next = std::min(next, reconciler_.NextTimeout());
     }
     if (timer_ != 0) loop_->CancelTimer(timer_);
-    timer_ = loop_->RunAfter(
-        std::max(next - now, absl::Milliseconds(1)), [this, alive = alive_] {
-          if (!*alive) return;
-          timer_ = 0;
-          Step();
-        });
+    timer_ = loop_->RunAfter(std::max(next - now, absl::Milliseconds(1)),
+                             [this, alive = alive_] {
+                               if (!*alive) return;
+                               timer_ = 0;
+                               Step();
+                             });
   }
 
   void Ask(LeaderElection::Request request) {

@@ -113,7 +113,8 @@ std::optional<ControllerState> StateFromLoop(runtime::Loop* loop,
                                              const Controller* controller) {
   auto promise = std::make_shared<std::promise<ControllerState>>();
   std::future<ControllerState> future = promise->get_future();
-  loop->Post([promise, controller] { promise->set_value(controller->State()); });
+  loop->Post(
+      [promise, controller] { promise->set_value(controller->State()); });
   if (future.wait_for(std::chrono::seconds(2)) != std::future_status::ready) {
     return std::nullopt;
   }
@@ -207,7 +208,8 @@ int Main(int argc, char** argv) {
   app.add_option("--identity", flags.identity,
                  "This replica's name in the Lease; the host's if empty")
       ->envname("POD_NAME");
-  app.add_option("--listen", flags.listen, "Where health and metrics are served")
+  app.add_option("--listen", flags.listen,
+                 "Where health and metrics are served")
       ->type_name("ADDRESS:PORT")
       ->capture_default_str();
   app.add_option("--kubeconfig", flags.kubeconfig,
@@ -215,8 +217,8 @@ int Main(int argc, char** argv) {
       ->type_name("FILE");
   app.add_option("--log-level", flags.log_level,
                  "debug, info, warning or error")
-      ->check(CLI::IsMember({"debug", "info", "warning", "error"})
-                  .description(""))
+      ->check(
+          CLI::IsMember({"debug", "info", "warning", "error"}).description(""))
       ->capture_default_str();
   try {
     app.parse(argc, argv);

@@ -40,11 +40,10 @@ bool LeaderElection::HeldByAnother(base::Instant now) const {
 void LeaderElection::See(base::Instant now, kube::Lease lease) {
   // Its own times are another machine's: what counts is when this one saw it
   // change.
-  const bool same = seen_at_ != absl::InfinitePast() &&
-                    lease.holder == seen_.holder &&
-                    lease.renewed == seen_.renewed &&
-                    lease.acquired == seen_.acquired &&
-                    lease.transitions == seen_.transitions;
+  const bool same =
+      seen_at_ != absl::InfinitePast() && lease.holder == seen_.holder &&
+      lease.renewed == seen_.renewed && lease.acquired == seen_.acquired &&
+      lease.transitions == seen_.transitions;
   if (!same) seen_at_ = now;
   seen_ = std::move(lease);
   absent_ = false;

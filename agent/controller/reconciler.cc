@@ -12,8 +12,7 @@ using kube::EspalierNode;
 
 // Whether `a` is from before `b`; versions that are no numbers cannot tell.
 bool Older(const EspalierNode& a, const EspalierNode& b) {
-  return kube::CompareVersions(a.meta.resource_version,
-                               b.meta.resource_version)
+  return kube::CompareVersions(a.meta.resource_version, b.meta.resource_version)
              .value_or(0) < 0;
 }
 
@@ -25,8 +24,7 @@ bool SameClaims(const kube::Node& a, const kube::Node& b) {
 }
 
 bool OwnedBy(const kube::ObjectMeta& meta, const std::string& node_uid) {
-  return std::any_of(meta.owner_references.begin(),
-                     meta.owner_references.end(),
+  return std::any_of(meta.owner_references.begin(), meta.owner_references.end(),
                      [&](const kube::OwnerReference& owner) {
                        return owner.kind == "Node" && owner.uid == node_uid;
                      });
@@ -208,7 +206,8 @@ void Reconciler::Plan(base::Instant now, absl::Time wall) {
 bool Reconciler::NeedsWork(const EspalierNode& object) const {
   const std::string& name = object.meta.name;
   const auto node = nodes_.find(name);
-  if (node == nodes_.end() || !(object.status == desired_.at(name))) return true;
+  if (node == nodes_.end() || !(object.status == desired_.at(name)))
+    return true;
   const std::string& uid = node->second->meta.uid;
   const auto report = report_owners_.find(name);
   return !OwnedBy(object.meta, uid) || report == report_owners_.end() ||
@@ -276,9 +275,9 @@ std::optional<Write> Reconciler::OrphanWrite(const EspalierNode& object,
 
 bool Reconciler::TakeToken(base::Instant now) {
   if (tokens_at_ != absl::InfinitePast()) {
-    tokens_ = std::min(
-        options_.burst, tokens_ + absl::ToDoubleSeconds(now - tokens_at_) *
-                                      options_.writes_per_second);
+    tokens_ = std::min(options_.burst,
+                       tokens_ + absl::ToDoubleSeconds(now - tokens_at_) *
+                                     options_.writes_per_second);
   }
   tokens_at_ = now;
   if (tokens_ >= 1) {
@@ -291,8 +290,8 @@ bool Reconciler::TakeToken(base::Instant now) {
 }
 
 std::optional<Write> Reconciler::Next(base::Instant now, absl::Time wall) {
-  if (!leading_ || !in_sync() || in_flight_) return std::nullopt;
   next_timeout_ = absl::InfiniteFuture();
+  if (!leading_ || !in_sync() || in_flight_) return std::nullopt;
   if (dirty_) {
     if (now < plan_at_) {
       Postpone(plan_at_);
@@ -300,13 +299,11 @@ std::optional<Write> Reconciler::Next(base::Instant now, absl::Time wall) {
       Plan(now, wall);
     }
   }
-  // Each in turn, so that one that fails for long does not starve others.
-  std::vector<std::string> round(todo_.upper_bound(after_), todo_.end());
+  // Nobody gets what another must lose first. Then each in turn, so that one
+  // that fails for long does not starve others.
+  std::vector<std::string> round(losers_.begin(), losers_.end());
+  round.insert(round.end(), todo_.upper_bound(after_), todo_.end());
   round.insert(round.end(), todo_.begin(), todo_.upper_bound(after_));
-  // Nobody gets what another must lose first.
-  std::stable_partition(round.begin(), round.end(), [&](const std::string& n) {
-    return losers_.contains(n);
-  });
   for (const std::string& name : round) {
     const auto retry = retries_.find(name);
     if (retry != retries_.end() && now < retry->second.at) {

@@ -1,6 +1,7 @@
 #include "agent/controller/verifier.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -196,12 +197,12 @@ kube::Condition MakeCondition(const char* type, const char* status,
     message.resize(kLongest);
     message += "...";
   }
-  kube::Condition condition{.type = type,
-                            .status = status,
-                            .reason = std::move(reason),
-                            .message = std::move(message),
-                            .last_transition = absl::FromUnixSeconds(
-                                absl::ToUnixSeconds(now))};
+  kube::Condition condition{
+      .type = type,
+      .status = status,
+      .reason = std::move(reason),
+      .message = std::move(message),
+      .last_transition = absl::FromUnixSeconds(absl::ToUnixSeconds(now))};
   const kube::Condition* old =
       before.has_value() ? kube::FindCondition(before->conditions, type)
                          : nullptr;
@@ -224,10 +225,10 @@ void AddConditions(const std::multimap<Fault, std::string>& faults,
       kVerified, faults.empty() ? "True" : "False",
       faults.empty() ? "Verified" : ReasonOf(faults.begin()->first),
       absl::StrJoin(all, "; "), before, now));
-  status->conditions.push_back(MakeCondition(
-      kConflict, conflicts.empty() ? "False" : "True",
-      conflicts.empty() ? "NoConflict" : "HeldByAnotherNode",
-      absl::StrJoin(conflicts, "; "), before, now));
+  status->conditions.push_back(
+      MakeCondition(kConflict, conflicts.empty() ? "False" : "True",
+                    conflicts.empty() ? "NoConflict" : "HeldByAnotherNode",
+                    absl::StrJoin(conflicts, "; "), before, now));
 }
 
 Status WithoutNode(const kube::EspalierNode& published, absl::Time now,
@@ -260,13 +261,13 @@ Statuses Verify(const AddressPlan& plan, const Nodes& nodes,
   std::vector<Claims> all;
   for (const auto& [name, node] : nodes) {
     const auto published = espalier_nodes.find(name);
-    all.push_back(Read(plan, *node,
-                       published == espalier_nodes.end()
-                           ? nullptr
-                           : published->second.get()));
+    all.push_back(Read(
+        plan, *node,
+        published == espalier_nodes.end() ? nullptr : published->second.get()));
   }
-  std::stable_sort(all.begin(), all.end(), [](const Claims& a, const Claims& b) {
-    return a.node->meta.created < b.node->meta.created;
+  std::sort(all.begin(), all.end(), [](const Claims& a, const Claims& b) {
+    return std::tie(a.node->meta.created, a.node->meta.name) <
+           std::tie(b.node->meta.created, b.node->meta.name);
   });
   Holdings holdings;
   for (const Claims& claims : all) TakeHeld(claims, &holdings);

@@ -35,8 +35,7 @@ bool OutsideInAllowed(const kube::ObjectMeta& meta) {
 }  // namespace
 
 std::string WeakenedBy(const kube::ObjectMeta& before,
-                       const kube::ObjectMeta& after,
-                       base::Mode default_mode) {
+                       const kube::ObjectMeta& after, base::Mode default_mode) {
   std::string text;
   const base::Mode was = ModeOf(before, default_mode);
   const base::Mode is = ModeOf(after, default_mode);

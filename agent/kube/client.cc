@@ -136,7 +136,8 @@ absl::Status StatusFromResponse(absl::string_view what,
   }
   if (wait > absl::ZeroDuration()) {
     status.SetPayload(kRetryAfterPayload,
-                      absl::Cord(absl::StrCat(absl::ToInt64Seconds(wait))));
+                      absl::Cord(absl::string_view(
+                          absl::StrCat(absl::ToInt64Seconds(wait)))));
   }
   return status;
 }

@@ -233,6 +233,10 @@ std::string EncodeAgentMetadata(const EspalierNodeReport& report) {
 
 std::string EncodeStatus(const EspalierNode& node) {
   Json json = ApplyHead(EspalierNode::kKind, node.meta.name);
+  // With them, the server refuses (409) what was made from stale knowledge or
+  // for another object of that name.
+  SetText(&json["metadata"], "uid", node.meta.uid);
+  SetText(&json["metadata"], "resourceVersion", node.meta.resource_version);
   json["status"] = ToJson(node.status.value_or(EspalierNode::Status{}));
   return Dump(json);
 }
