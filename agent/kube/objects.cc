@@ -24,6 +24,8 @@ constexpr size_t kMostText = 1024;
 constexpr size_t kMostProblem = 512;
 
 constexpr char kOwn[] = "espalier.dev/";
+// By it, and not by the mirror pod's uid, a runtime knows a static pod.
+constexpr char kConfigHash[] = "kubernetes.io/config.hash";
 
 void Complain(std::string* problem, absl::string_view what) {
   if (problem->size() >= kMostProblem) return;
@@ -41,7 +43,8 @@ std::map<std::string, std::string> OwnPairs(const Json* object) {
   std::map<std::string, std::string> pairs;
   if (object == nullptr || !object->is_object()) return pairs;
   for (const auto& [key, value] : object->items()) {
-    if (!absl::StartsWith(key, kOwn) || !value.is_string()) continue;
+    if (!value.is_string()) continue;
+    if (!absl::StartsWith(key, kOwn) && key != kConfigHash) continue;
     if (key.size() > kMostText || pairs.size() >= kMostPairs) continue;
     pairs[key] = value.get_ref<const std::string&>().substr(0, kMostText);
   }

@@ -56,8 +56,9 @@ struct ObjectMeta {
   std::string uid;
   std::string resource_version;
   int64_t generation = 0;
-  // Of labels and annotations only those below "espalier.dev/": others may be
-  // as long as an object, and nobody here reads them.
+  // Of labels and annotations only those below "espalier.dev/" and, for static
+  // pods, "kubernetes.io/config.hash": others may be as long as an object, and
+  // nobody here reads them.
   std::map<std::string, std::string> labels;
   std::map<std::string, std::string> annotations;
   std::vector<OwnerReference> owner_references;
