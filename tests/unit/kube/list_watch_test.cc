@@ -220,7 +220,7 @@ TEST_F(ListWatchTest, APageTooLongIsAskedForInHalves) {
     Break(absl::ResourceExhaustedError("too long"));
     Ask();
   }
-  EXPECT_THAT(Ask().http.target, HasSubstr("limit=1&"));
+  EXPECT_THAT(Ask().http.target, ::testing::EndsWith("limit=1"));
   Break(absl::ResourceExhaustedError("too long"));
   Ask();
   EXPECT_GT(waited_, absl::ZeroDuration());
