@@ -29,8 +29,28 @@ void AddProblem(const std::string& problem, PodPolicy* policy) {
 
 Mode Stronger(Mode a, Mode b) { return StrengthOf(a) >= StrengthOf(b) ? a : b; }
 
+std::string PodModes::PodKey(const std::string& pod_namespace,
+                             const std::string& pod_name,
+                             const std::string& pod_uid) const {
+  return listed ? absl::StrCat(pod_namespace, "/", pod_name, "/", pod_uid)
+                : absl::StrCat(pod_namespace, "/", pod_name);
+}
+
+bool PodModes::Knows(const std::string& pod_namespace,
+                     const std::string& pod_name,
+                     const std::string& pod_uid) const {
+  return !listed ||
+         (namespaces.contains(pod_namespace) &&
+          pods.contains(PodKey(pod_namespace, pod_name, pod_uid)));
+}
+
 PodPolicy PodModes::Resolve(const std::string& pod_namespace,
-                            const std::string& pod_name) const {
+                            const std::string& pod_name,
+                            const std::string& pod_uid) const {
+  if (!Knows(pod_namespace, pod_name, pod_uid)) {
+    return {.problem =
+                "what its namespace and the pod ask for is not known yet"};
+  }
   PodPolicy policy{.encryption = default_mode, .outside_denied = false};
   if (const auto found = namespaces.find(pod_namespace);
       found != namespaces.end()) {
@@ -40,7 +60,7 @@ PodPolicy PodModes::Resolve(const std::string& pod_namespace,
     policy.outside_in_allowed = wish.outside_in_allowed.value_or(false);
     AddProblem(wish.problem, &policy);
   }
-  const auto found = pods.find(absl::StrCat(pod_namespace, "/", pod_name));
+  const auto found = pods.find(PodKey(pod_namespace, pod_name, pod_uid));
   if (found == pods.end()) return policy;
   const PodWish& wish = found->second;
   AddProblem(wish.problem, &policy);

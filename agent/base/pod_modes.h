@@ -40,12 +40,26 @@ Mode Stronger(Mode a, Mode b);
 struct PodModes {
   Mode default_mode = Mode::kPreferred;
   std::map<std::string, PodWish> namespaces;
-  std::map<std::string, PodWish> pods;  // by "NAMESPACE/NAME"
+  std::map<std::string, PodWish> pods;  // by PodKey
+  // Every namespace and every pod of this node that is known is listed, with
+  // an empty wish if it asks for nothing. What is not listed is not known yet,
+  // and a mode not known yet is kRequired (DESIGN 5). Pods go by their uid,
+  // too: one of the same name may have asked for something else.
+  bool listed = false;
+
+  // "NAMESPACE/NAME", with `listed` "NAMESPACE/NAME/UID".
+  std::string PodKey(const std::string& pod_namespace,
+                     const std::string& pod_name,
+                     const std::string& pod_uid) const;
+  // Whether all that Resolve needs is known; always, without `listed`.
+  bool Knows(const std::string& pod_namespace, const std::string& pod_name,
+             const std::string& pod_uid) const;
 
   // A namespace may ask for anything; a pod only for more than its namespace.
   // A pod of no namespace (outside Kubernetes) has the default.
   PodPolicy Resolve(const std::string& pod_namespace,
-                    const std::string& pod_name) const;
+                    const std::string& pod_name,
+                    const std::string& pod_uid = "") const;
   friend bool operator==(const PodModes&, const PodModes&) = default;
 };
 

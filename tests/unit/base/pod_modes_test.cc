@@ -78,5 +78,22 @@ TEST(PodModes, ProblemsReachThePod) {
   EXPECT_THAT(modes.Resolve("n", "p").problem, HasSubstr("requird"));
 }
 
+TEST(PodModes, WhatIsNotListedIsRequired) {
+  PodModes modes{.default_mode = Mode::kDisabled, .listed = true};
+  modes.namespaces["shop"];
+  modes.pods["shop/web/u1"];
+  EXPECT_EQ(modes.Resolve("shop", "web", "u1").encryption, Mode::kDisabled);
+  EXPECT_EQ(modes.Resolve("shop", "web", "u2").encryption, Mode::kRequired);
+  EXPECT_EQ(modes.Resolve("shop", "other", "u1").encryption, Mode::kRequired);
+  EXPECT_EQ(modes.Resolve("", "", "").encryption, Mode::kRequired);
+  modes.pods["unknown/web/u1"];
+  const PodPolicy policy = modes.Resolve("unknown", "web", "u1");
+  EXPECT_EQ(policy, PodPolicy{.problem = policy.problem});
+  EXPECT_NE(policy.problem, "");
+  // The negative: where a list is not claimed to be whole, the default holds.
+  modes.listed = false;
+  EXPECT_EQ(modes.Resolve("unknown", "web").encryption, Mode::kDisabled);
+}
+
 }  // namespace
 }  // namespace espalier::base
