@@ -39,9 +39,8 @@ std::string PodModes::PodKey(const std::string& pod_namespace,
 bool PodModes::Knows(const std::string& pod_namespace,
                      const std::string& pod_name,
                      const std::string& pod_uid) const {
-  return !listed ||
-         (namespaces.contains(pod_namespace) &&
-          pods.contains(PodKey(pod_namespace, pod_name, pod_uid)));
+  return !listed || (namespaces.contains(pod_namespace) &&
+                     pods.contains(PodKey(pod_namespace, pod_name, pod_uid)));
 }
 
 PodPolicy PodModes::Resolve(const std::string& pod_namespace,

@@ -70,7 +70,8 @@ class Context {
   Context(CoreConfig core_config, base::RandomSource* random_source);
   ~Context();
 
-  const CoreConfig config;
+  // Only the private key changes, by Core::SetPrivateKey.
+  CoreConfig config;
   base::RandomSource& random;
   base::Instant now;  // of the call being handled
   CoreCounters counters;

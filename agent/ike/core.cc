@@ -267,6 +267,10 @@ void Core::Reestablish(base::Instant now, PeerId id) {
   impl_->Settle();
 }
 
+void Core::SetPrivateKey(std::shared_ptr<const crypto::PrivateKey> key) {
+  impl_->ctx().config.private_key = std::move(key);
+}
+
 void Core::RekeyIkeSa(base::Instant now, PeerId id) {
   impl_->at(now);
   if (Peer* peer = impl_->peers().Find(id)) {

@@ -41,6 +41,8 @@ class Core {
   // is up. The old one is deleted once the new one carries the traffic, and
   // stays as it is when the new one comes to nothing.
   void Reestablish(base::Instant now, PeerId peer);
+  // What IKE_SAs that begin from now on are authenticated with.
+  void SetPrivateKey(std::shared_ptr<const crypto::PrivateKey> key);
   void RekeyIkeSa(base::Instant now, PeerId peer);
   void RekeyChildSa(base::Instant now, PeerId peer);
   // From now on a CHILD_SA of this CPU's own is wanted (RFC 9611): made as soon

@@ -171,7 +171,7 @@ base::PodPolicy Manager::AskedPolicyOf(const Lease& lease) const {
     return strongest;
   }
   return settings_.modes.Resolve(Label(lease, kPodNamespace),
-                                 Label(lease, kPodName));
+                                 Label(lease, kPodName), Label(lease, kPodUid));
 }
 
 base::PodPolicy Manager::PolicyOf(const Lease& lease) const {
@@ -378,6 +378,49 @@ v1::Error Manager::AttachFailed(const Lease& lease,
                    "the pod's network could not be set up", details);
 }
 
+std::optional<v1::Error> Manager::LearnMode(const v1::PodIdentity& pod) {
+  base::PodModes& modes = settings_.modes;
+  // Nobody's pod (no K8S_ in CNI_ARGS) cannot be asked for: it is required.
+  if (modes.Knows(pod.namespace_(), pod.name(), pod.uid()) ||
+      (pod.namespace_().empty() && pod.name().empty())) {
+    return std::nullopt;
+  }
+  const absl::StatusOr<ModeSource::Wishes> wishes =
+      dependencies_.modes == nullptr
+          ? absl::UnavailableError("no source of modes is there")
+          : dependencies_.modes->Ask(pod.namespace_(), pod.name(), pod.uid());
+  if (!wishes.ok()) {
+    return MakeError(
+        v1::ERROR_CODE_TRY_AGAIN_LATER,
+        absl::StrCat("what the pod ", pod.namespace_(), "/", pod.name(),
+                     " and its namespace ask for is not known"),
+        std::string(wishes.status().message()));
+  }
+  modes.namespaces[pod.namespace_()] = wishes->of_namespace;
+  modes.pods[modes.PodKey(pod.namespace_(), pod.name(), pod.uid())] =
+      wishes->of_pod;
+  return std::nullopt;
+}
+
+// Settings made before a pod was asked for, or after the API server forgot it
+// (it still ends, or its deletion was forced), do not make it unknown again.
+void Manager::KeepKnownModes(base::PodModes* modes) const {
+  const base::PodModes& before = settings_.modes;
+  if (!modes->listed || !before.listed) return;
+  for (const auto& [owner, lease] : allocator_.leases()) {
+    const std::string space = Label(lease, kPodNamespace);
+    if (const auto known = before.namespaces.find(space);
+        known != before.namespaces.end()) {
+      modes->namespaces.insert(*known);
+    }
+    if (const auto known = before.pods.find(modes->PodKey(
+            space, Label(lease, kPodName), Label(lease, kPodUid)));
+        known != before.pods.end()) {
+      modes->pods.insert(*known);
+    }
+  }
+}
+
 v1::AddResponse Manager::AddNow(const v1::AddRequest& request,
                                 const std::string& namespace_id) {
   const std::string owner = OwnerOfId(request.attachment());
@@ -387,6 +430,7 @@ v1::AddResponse Manager::AddNow(const v1::AddRequest& request,
   }
   if (standing.has_attachment()) return standing;
 
+  if (auto error = LearnMode(request.pod())) return Failed(*std::move(error));
   const absl::StatusOr<Lease> lease = AllocateFor(request, owner, namespace_id);
   if (!lease.ok()) {
     if (absl::IsResourceExhausted(lease.status())) {

@@ -66,6 +66,22 @@ class PodGuard {
   virtual void SetPods(std::vector<PodInfo> pods) = 0;
 };
 
+// Who knows what a pod asks for that the settings do not have yet. On the
+// manager's thread; may block for a short, bounded time.
+class ModeSource {
+ public:
+  virtual ~ModeSource() = default;
+  // The namespace's wish and that of the pod of this uid, for settings with
+  // PodModes::listed. An error says why they cannot be known now.
+  struct Wishes {
+    base::PodWish of_namespace;
+    base::PodWish of_pod;
+  };
+  virtual absl::StatusOr<Wishes> Ask(const std::string& pod_namespace,
+                                     const std::string& pod_name,
+                                     const std::string& pod_uid) = 0;
+};
+
 struct Snapshot {
   std::vector<PodInfo> pods;
   // Where this node's `disabled` pods are, for its peers.
@@ -90,6 +106,7 @@ class Manager {
     base::Executor* self;       // the thread on which all calls are
     base::Executor* reaper;     // where interfaces are deleted; may be `self`
     PodGuard* guard = nullptr;  // null: nothing is guarded (tests)
+    ModeSource* modes = nullptr;  // null: the settings are all there is
   };
 
   // Borrowed; everything posted must have run before this goes.
@@ -146,6 +163,9 @@ class Manager {
   void TellGuard();
 
   void AddOrDefer(DeferredAdd add);
+  // Before a pod is attached what it asks for must be known.
+  std::optional<v1::Error> LearnMode(const v1::PodIdentity& pod);
+  void KeepKnownModes(base::PodModes* modes) const;
   v1::AddResponse AddNow(const v1::AddRequest& request,
                          const std::string& namespace_id);
   std::optional<v1::Error> ClearOld(const v1::AddRequest& request,

@@ -75,14 +75,19 @@ absl::Status Manager::Reconfigure(Settings settings) {
     settings_ = std::move(settings);
     return absl::OkStatus();
   }
-  ESPALIER_ASSIGN_OR_RETURN(
-      allocator_,
-      ipam::Allocator::Restore(settings.pod_cidrs, allocator_.ToState()));
+  const bool same_cidrs = settings.pod_cidrs == settings_.pod_cidrs;
+  if (!same_cidrs) {
+    ESPALIER_ASSIGN_OR_RETURN(
+        allocator_,
+        ipam::Allocator::Restore(settings.pod_cidrs, allocator_.ToState()));
+  }
+  KeepKnownModes(&settings.modes);
   settings_ = std::move(settings);
   UpdateBlocks();
   // First: the node itself enforces a stronger mode at once.
   TellGuard();
-  SaveLater("a change of settings", Save());
+  // Modes change with every pod of the node: no fsync where nothing is new.
+  if (!same_cidrs || dirty_) SaveLater("a change of settings", Save());
   return absl::OkStatus();
 }
 

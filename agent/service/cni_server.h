@@ -23,7 +23,8 @@ class CniServer {
     std::string run_directory;    // sockets; made when absent, see base
     std::string state_directory;  // the checkpoint; made when absent
     pods::Settings settings;
-    pods::PodGuard* guard = nullptr;  // outlives the server
+    pods::PodGuard* guard = nullptr;    // outlives the server
+    pods::ModeSource* modes = nullptr;  // the same
   };
 
   // Serves at once, but answers "try again later" until the attached pods have

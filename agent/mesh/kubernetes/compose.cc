@@ -15,9 +15,8 @@ constexpr char kConfigHash[] = "kubernetes.io/config.hash";
 
 bool Inside(const std::vector<base::IpPrefix>& prefixes,
             const base::IpPrefix& prefix) {
-  return std::ranges::any_of(prefixes, [&](const base::IpPrefix& p) {
-    return p.Contains(prefix);
-  });
+  return std::ranges::any_of(
+      prefixes, [&](const base::IpPrefix& p) { return p.Contains(prefix); });
 }
 
 // At most one of each family, such as one host has, within nodeCIDRs.
@@ -111,8 +110,8 @@ Peer PeerOf(const kube::EspalierNode& node, const Config& config,
   peer.name = node.meta.name;
   peer.identity.type = ike::Identity::Type::kFqdn;
   peer.identity.data.assign(peer.name.begin(), peer.name.end());
-  for (const base::IpAddress& address : UsableAddresses(
-           node.status->addresses, config.node_cidrs, left_out)) {
+  for (const base::IpAddress& address :
+       UsableAddresses(node.status->addresses, config.node_cidrs, left_out)) {
     if (holders->TakeAddress(address)) {
       peer.addresses.push_back(address);
     } else {
@@ -183,13 +182,14 @@ absl::Status FillNode(const kube::EspalierNode* own, Config* config) {
   }
   if (!own->status) {
     return absl::FailedPreconditionError(absl::StrCat(
-        name, " has no status yet: espalier-controller writes it (kubectl -n "
-              "espalier-system get deployment espalier-controller)"));
+        name,
+        " has no status yet: espalier-controller writes it (kubectl -n "
+        "espalier-system get deployment espalier-controller)"));
   }
   std::vector<std::string> left_out;
   Node node = config->node;
-  node.addresses = UsableAddresses(own->status->addresses, config->node_cidrs,
-                                   &left_out);
+  node.addresses =
+      UsableAddresses(own->status->addresses, config->node_cidrs, &left_out);
   node.pod_cidrs = UsableCidrs(own->status->pod_cidrs, *config, &left_out);
   std::string reason;
   for (const std::string& line : left_out) absl::StrAppend(&reason, "; ", line);
@@ -204,8 +204,10 @@ absl::Status FillNode(const kube::EspalierNode* own, Config* config) {
   }
   if (node.pod_cidrs.empty()) {
     return absl::FailedPreconditionError(absl::StrCat(
-        name, " has no verified pod CIDR (does the controller manager run with "
-              "--allocate-node-cidrs?)", reason));
+        name,
+        " has no verified pod CIDR (does the controller manager run with "
+        "--allocate-node-cidrs?)",
+        reason));
   }
   config->node = std::move(node);
   return absl::OkStatus();
@@ -217,8 +219,9 @@ std::vector<std::string> FillPeers(const KnownNodes::Nodes& nodes,
   for (const auto& [name, node] : nodes) {
     if (name != config->node.name) ordered.push_back(node.get());
   }
-  std::ranges::stable_sort(ordered, [](const auto* a, const auto* b) {
-    return a->meta.created < b->meta.created;
+  std::ranges::sort(ordered, [](const auto* a, const auto* b) {
+    return std::pair(a->meta.created, absl::string_view(a->meta.name)) <
+           std::pair(b->meta.created, absl::string_view(b->meta.name));
   });
   std::vector<std::string> problems;
   Holders holders(config->node);
@@ -253,8 +256,7 @@ base::PodWish WishOf(const kube::ObjectMeta& meta, bool plaintext) {
   if (const auto word = Annotation(meta, kEncryptionAnnotation)) {
     wish.encryption = base::ParseMode(*word);
     if (!wish.encryption) {
-      Complain(absl::StrCat(kEncryptionAnnotation, " is '",
-                            word->substr(0, 40),
+      Complain(absl::StrCat(kEncryptionAnnotation, " is '", word->substr(0, 40),
                             "': expected required, preferred or disabled; "
                             "taken as required"),
                &wish);

@@ -62,8 +62,8 @@ absl::StatusOr<LastKnown> ParseLastKnown(absl::string_view text) {
     } else if (absl::ConsumePrefix(&json, "pod ")) {
       status = Read<kube::Pod>(json, &known.pods);
     } else {
-      status = absl::DataLossError(absl::StrCat(
-          "the last known cluster is damaged in line ", i + 1));
+      status = absl::DataLossError(
+          absl::StrCat("the last known cluster is damaged in line ", i + 1));
     }
     if (!status.ok()) return status;
   }

@@ -114,6 +114,18 @@ class FakeClock : public base::Clock {
   base::Instant now = absl::FromUnixSeconds(1000);
 };
 
+class FakeModes : public ModeSource {
+ public:
+  absl::StatusOr<Wishes> Ask(const std::string& pod_namespace,
+                             const std::string& pod_name,
+                             const std::string& pod_uid) override {
+    asked.push_back(pod_namespace + "/" + pod_name + "/" + pod_uid);
+    return answer;
+  }
+  std::vector<std::string> asked;
+  absl::StatusOr<Wishes> answer = absl::UnavailableError("no API server");
+};
+
 class ManagerTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -139,7 +151,7 @@ class ManagerTest : public ::testing::Test {
     manager_ = std::make_unique<Manager>(
         root_ + "/run", root_ + "/state", std::move(settings),
         Manager::Dependencies{&network_, &files_, &clock_, executor_.get(),
-                              executor_.get()});
+                              executor_.get(), nullptr, &modes_});
     (void)manager_->Start();
     manager_->SetReady(absl::OkStatus());
   }
@@ -211,6 +223,7 @@ class ManagerTest : public ::testing::Test {
   FakeNetwork network_;
   ipam::FaultFileSystem files_;
   FakeClock clock_;
+  FakeModes modes_;
   std::unique_ptr<ManualExecutor> executor_;
   std::unique_ptr<Manager> manager_;
 };
@@ -727,6 +740,56 @@ TEST_F(ManagerTest, EveryFileOperationMayFail) {
       return;
     }
   }
+}
+
+// DESIGN 7, "Mode at ADD": never the default.
+TEST_F(ManagerTest, AModeThatIsNotKnownIsAskedForAndElseTheAddIsRefused) {
+  Settings settings = DefaultSettings();
+  settings.modes.listed = true;
+  settings.modes.default_mode = base::Mode::kPreferred;
+  Restart(settings);
+  const v1::AddResponse refused = Add("c1");
+  EXPECT_EQ(refused.error().code(), v1::ERROR_CODE_TRY_AGAIN_LATER);
+  EXPECT_EQ(refused.error().details(), "no API server");
+  EXPECT_EQ(modes_.asked, std::vector<std::string>{"space/pod-c1/"});
+  EXPECT_TRUE(Ids().empty());
+
+  modes_.answer = ModeSource::Wishes{.of_pod = {.outside_denied = true}};
+  ASSERT_FALSE(Add("c1").has_error());
+  auto pods = manager_->TakeSnapshot().pods;
+  ASSERT_EQ(pods.size(), 1u);
+  EXPECT_EQ(pods[0].policy.encryption, base::Mode::kPreferred);
+  EXPECT_TRUE(pods[0].policy.outside_denied);
+
+  // Settings that were made before, and the API server's forgetting the pod,
+  // leave what is known of one that is attached.
+  ASSERT_TRUE(manager_->Reconfigure(settings).ok());
+  EXPECT_EQ(manager_->TakeSnapshot().pods[0].policy.encryption,
+            base::Mode::kPreferred);
+  // What they do say counts.
+  settings.modes.namespaces["space"].encryption = base::Mode::kRequired;
+  ASSERT_TRUE(manager_->Reconfigure(settings).ok());
+  EXPECT_EQ(manager_->TakeSnapshot().pods[0].policy.encryption,
+            base::Mode::kRequired);
+}
+
+TEST_F(ManagerTest, AModeThatIsKnownIsNotAskedFor) {
+  Settings settings = DefaultSettings();
+  settings.modes.listed = true;
+  settings.modes.namespaces["space"].encryption = base::Mode::kRequired;
+  settings.modes.pods["space/pod-c1/"];
+  Restart(settings);
+  ASSERT_FALSE(Add("c1").has_error());
+  EXPECT_TRUE(modes_.asked.empty());
+}
+
+TEST_F(ManagerTest, ARestartedManagerThatKnowsNoModesKeepsPodsRequired) {
+  ASSERT_FALSE(Add("c1").has_error());
+  Settings settings = DefaultSettings();
+  settings.modes.listed = true;
+  Restart(settings);
+  EXPECT_EQ(manager_->TakeSnapshot().pods.at(0).policy.encryption,
+            base::Mode::kRequired);
 }
 
 }  // namespace
