@@ -40,7 +40,7 @@ PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz"}
 OUTSIDE = {"bench"}  # ./dev bench
 ASAN_LABELS = ("unit", "property", "exchange", "fault", "sim", "fuzz")
 # Of the unit tests, those of programs or folders with more than one thread.
-TSAN_TESTS = r"^unit\.(runtime|service|esp|cni|pods|kubectl)"
+TSAN_TESTS = r"^unit\.(runtime|service|esp|cni|pods|kube)"
 GO_LABELS = {"cni"}
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:abort_on_error=0",
