@@ -1,5 +1,7 @@
 #include "agent/kube/json.h"
 
+#include "absl/time/civil_time.h"
+
 namespace espalier::kube {
 namespace {
 
@@ -65,7 +67,12 @@ absl::Time ReadTime(const Json& object, const char* key) {
                        &error)) {
     return absl::InfinitePast();
   }
-  return time;
+  // absl reads more than RFC 3339 has: infinities, and years beyond 9999.
+  static const absl::Time first =
+      absl::FromCivil(absl::CivilYear(1), absl::UTCTimeZone());
+  static const absl::Time end =
+      absl::FromCivil(absl::CivilYear(10000), absl::UTCTimeZone());
+  return time < first || time >= end ? absl::InfinitePast() : time;
 }
 
 const Json& ReadArray(const Json& object, const char* key) {

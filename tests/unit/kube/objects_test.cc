@@ -252,6 +252,22 @@ TEST(Objects, TimesAreWrittenAsTheirTypesWantThem) {
   EXPECT_THAT(event, HasSubstr("\"2027-01-15T08:00:00Z\""));
 }
 
+TEST(Objects, TimesThatRfc3339DoesNotHaveAreNone) {
+  const auto created = [](const std::string& text) {
+    return Decode<Pod>(
+               absl::StrCat(R"({"metadata":{"name":"a","creationTimestamp":")",
+                            text, "\"}}"))
+        ->meta.created;
+  };
+  EXPECT_EQ(created("2027-01-15T09:00:00+01:00"),
+            absl::FromUnixSeconds(1800000000));
+  for (const char* text :
+       {"", "now", "infinite-future", "infinite-past", "20271-01-15T08:00:00Z",
+        "-5-01-15T08:00:00Z", "2027-13-15T08:00:00Z"}) {
+    EXPECT_EQ(created(text), absl::InfinitePast()) << text;
+  }
+}
+
 // Each writer's body owns its own fields only.
 TEST(Objects, BodiesOfApplyNameNoForeignField) {
   EspalierNode node{.meta = SomeMeta()};
