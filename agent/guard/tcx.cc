@@ -248,8 +248,8 @@ class TcxHooks : public Hooks {
     return absl::OkStatus();
   }
 
-  // At the head, and pinned. Where that fails it stands all the same, as long as
-  // this process does.
+  // At the head, and pinned. Where that fails it stands all the same, as long
+  // as this process does.
   absl::Status Create(uint32_t ifindex, BpfProgram program, int fd) {
     LinkCreate create{};
     create.prog_fd = fd;

@@ -131,15 +131,18 @@ CpuAnswer AnswerCpu(const IkeSa& sa, const wire::Payloads& request) {
     return {};
   }
   const uint32_t limit = sa.peer()->config->max_cpu_sas;
+  bool collides = false;
   for (uint32_t cpu = 0; cpu < limit; ++cpu) {
+    if (sa.peer()->tunnels.HasLive(sa.id(), cpu)) continue;
     const bool asked = sa.own_task() && sa.current() &&
                        sa.current()->kind == Wish::Kind::kCreateCpuChild &&
                        sa.current()->cpu == cpu;
-    if (!asked && !sa.peer()->tunnels.HasLive(sa.id(), cpu)) {
-      return {.cpu = cpu};
-    }
+    if (!asked) return {.cpu = cpu};
+    collides = true;
   }
-  return {.refusal = NotifyType::kTsMaxQueue};
+  // Both ends ask for the last place: that it is taken would end it for both.
+  return {.refusal = collides ? NotifyType::kTemporaryFailure
+                              : NotifyType::kTsMaxQueue};
 }
 
 void NoteCpuSas(IkeSa& sa, const wire::Payloads& payloads) {

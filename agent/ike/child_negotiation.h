@@ -42,6 +42,7 @@ void AppendChildAnswer(const IkeSa& sa, const ChildPlan& plan,
 
 // RFC 9611: which of our CPUs gets the CHILD_SA that `request` asks for beside
 // the fallback one; nullopt: it asks for none. TS_MAX_QUEUE: no more of them.
+// TEMPORARY_FAILURE: we ask for the last one ourselves.
 struct CpuAnswer {
   std::optional<uint32_t> cpu;
   std::optional<wire::NotifyType> refusal;

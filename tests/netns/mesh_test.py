@@ -133,3 +133,20 @@ def test_nodes_with_public_keys(lab):
     mesh.wait_for_tunnels()
     mesh.assert_reachable()
     mesh.finish()
+
+
+def test_auto_is_the_kernels_esp_where_there_is_some(lab):
+    """As in ./dev guest, where this test runs too."""
+    added = Namespace(lab, "asked").run(
+        ["ip", "xfrm", "state", "add", "src", "192.0.2.1", "dst", "192.0.2.2", "proto", "esp",
+         "spi", "0x1000", "mode", "tunnel", "aead", "rfc4106(gcm(aes))", "0x" + "ab" * 20, "128"],
+        check=False)
+    expected = "kernel" if added.returncode == 0 else "user"
+    mesh = Mesh(lab, driver="auto")
+    for node in mesh.nodes:
+        node.driver = expected  # espd's flag is for its owner to choose
+    mesh.up()
+    for node in mesh.nodes:
+        assert f'"event":"datapath chosen","driver":"{expected}"' in node.agent.log()
+    mesh.assert_reachable()
+    mesh.finish()

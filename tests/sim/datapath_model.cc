@@ -77,6 +77,7 @@ void DatapathModel::Install(const ike::InstallSa& action, int epoch) {
            .spi = action.sa.spi,
            .destination = action.sa.outer_destination,
            .key = KeyOf(action.sa),
+           .cpu = action.sa.cpu,
            .epoch = epoch,
            .limits = action.sa.limits};
   if (action.sa.direction == base::Direction::kInbound) {
@@ -121,15 +122,22 @@ std::optional<DatapathModel::Limit> DatapathModel::Count(
   return std::nullopt;
 }
 
-std::optional<DatapathModel::Packet> DatapathModel::Send(
-    ike::PeerId peer, std::optional<Limit>* limit) {
+DatapathModel::Sa* DatapathModel::Choose(ike::PeerId peer,
+                                         std::optional<uint32_t> cpu) {
   for (auto sa = outbound_.rbegin(); sa != outbound_.rend(); ++sa) {
-    if (sa->peer != peer || sa->hard_expired) continue;
-    *limit = Count(base::Direction::kOutbound, &*sa);
-    return Packet{sa->spi, sa->key,
-                  Outbound(peer).size() == 1 && !ledger_->HasInbound(sa->key)};
+    if (sa->peer == peer && !sa->hard_expired && sa->cpu == cpu) return &*sa;
   }
-  return std::nullopt;
+  return nullptr;
+}
+
+std::optional<DatapathModel::Packet> DatapathModel::Send(
+    ike::PeerId peer, uint32_t cpu, std::optional<Limit>* limit) {
+  Sa* sa = Choose(peer, cpu);
+  if (sa == nullptr) sa = Choose(peer, std::nullopt);
+  if (sa == nullptr) return std::nullopt;
+  *limit = Count(base::Direction::kOutbound, sa);
+  return Packet{sa->spi, sa->key,
+                Outbound(peer).size() == 1 && !ledger_->HasInbound(sa->key)};
 }
 
 const DatapathModel::Sa* DatapathModel::Receive(const Packet& packet,

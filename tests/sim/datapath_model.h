@@ -53,7 +53,8 @@ class DatapathModel {
     base::Spi spi;
     base::IpAddress destination;
     std::string key;
-    int epoch = 0;  // of the core that installed it
+    std::optional<uint32_t> cpu;  // RFC 9611
+    int epoch = 0;                // of the core that installed it
     bool seen = false, watched = false;
     base::SaLimits limits;
     uint64_t bytes = 0;
@@ -82,8 +83,10 @@ class DatapathModel {
   void Remove(const ike::RemoveSa& action);
   void Watch(base::Spi spi);
 
-  // On the newest outbound SA that is not dead; nullopt: there is none.
-  std::optional<Packet> Send(ike::PeerId peer, std::optional<Limit>* limit);
+  // On the newest outbound SA of that CPU that is not dead, or of no CPU;
+  // nullopt: there is none.
+  std::optional<Packet> Send(ike::PeerId peer, uint32_t cpu,
+                             std::optional<Limit>* limit);
   // Null: the packet is lost. `*first` tells whether a watch fires.
   const Sa* Receive(const Packet& packet, bool* first,
                     std::optional<Limit>* limit);
@@ -97,6 +100,7 @@ class DatapathModel {
   std::vector<const Sa*> Outbound(ike::PeerId peer) const;
 
  private:
+  Sa* Choose(ike::PeerId peer, std::optional<uint32_t> cpu);
   static std::optional<Limit> Count(base::Direction direction, Sa* sa);
 
   const int node_;

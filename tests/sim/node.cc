@@ -8,6 +8,8 @@
 namespace espalier::sim {
 namespace {
 
+// As both datapaths limit it.
+constexpr absl::Duration kAcquireInterval = absl::Seconds(1);
 // HandleTimeout calls in one instant of virtual time.
 constexpr int kMaxTimeoutsAtOnce = 100;
 constexpr int kRepeats = 50;
@@ -83,7 +85,11 @@ void Node::AddPeer(int other) {
   const ike::PeerId peer = PeerIdOf(other);
   const absl::Status status = core_->UpsertPeer(now(), make_peer_(other));
   if (!status.ok()) Trace(status.ToString());
-  core_->Establish(now(), peer, datapath_.HasOlder(peer, epoch_));
+  const bool older = datapath_.HasOlder(peer, epoch_);
+  if (!on_demand_ || older) core_->Establish(now(), peer, older);
+  for (uint32_t cpu = 0; cpu < cpus_; ++cpu) {
+    core_->WantCpuSa(now(), peer, cpu);
+  }
 }
 
 void Node::RekeyIkeSa(int other) {
@@ -105,6 +111,17 @@ void Node::Delete(int other) {
   Trace(absl::StrCat("told to delete the IKE_SA with node ", other));
   core_->Delete(now(), PeerIdOf(other));
   core_->Establish(now(), PeerIdOf(other));
+  Pump();
+}
+
+void Node::Close(int other) {
+  if (!running()) return;
+  Trace(absl::StrCat("closes the idle tunnel with node ", other));
+  const ike::PeerId peer = PeerIdOf(other);
+  core_->StopEstablishing(now(), peer);
+  core_->Delete(now(), peer);
+  datapath_.RemoveOlder(peer, epoch_, base::Direction::kOutbound);
+  datapath_.RemoveOlder(peer, epoch_, base::Direction::kInbound);
   Pump();
 }
 
@@ -257,10 +274,16 @@ void Node::Report(const std::optional<DatapathModel::Limit>& limit) {
   });
 }
 
-std::optional<DatapathModel::Packet> Node::SendPacket(int other) {
+std::optional<DatapathModel::Packet> Node::SendPacket(int other, uint32_t cpu) {
   std::optional<DatapathModel::Limit> limit;
-  const auto packet = datapath_.Send(PeerIdOf(other), &limit);
+  const auto packet = datapath_.Send(PeerIdOf(other), cpu, &limit);
   Report(limit);
+  if (!packet && on_demand_ && running() &&
+      now() - acquired_[other] >= kAcquireInterval) {
+    acquired_[other] = now();
+    core_->Establish(now(), PeerIdOf(other));
+    Pump();
+  }
   return packet;
 }
 

@@ -68,12 +68,14 @@ class Node {
   void RekeyIkeSa(int other);
   void RekeyChildSa(int other);
   void Delete(int other);
+  // As the mesh closes an idle tunnel on demand.
+  void Close(int other);
   // `other` is configured as the world has it now; `anew`: with a new IKE_SA.
   void Reconfigure(int other, bool anew);
   const ike::Core* core() const { return core_.get(); }
 
   // --- packets ---
-  std::optional<DatapathModel::Packet> SendPacket(int other);
+  std::optional<DatapathModel::Packet> SendPacket(int other, uint32_t cpu);
   // False: lost here.
   bool ReceivePacket(int from, const DatapathModel::Packet& packet);
   const DatapathModel& datapath() const { return datapath_; }
@@ -82,6 +84,10 @@ class Node {
   void set_sabotage(Sabotage sabotage) { sabotage_ = sabotage; }
   void set_deaf(bool deaf) { deaf_ = deaf; }
   void set_drain_time(absl::Duration drain) { drain_ = drain; }
+  // The first packet asks for the tunnel.
+  void set_on_demand(bool on_demand) { on_demand_ = on_demand; }
+  // So many CPUs ask for an SA of their own.
+  void set_cpus(uint32_t cpus) { cpus_ = cpus; }
 
  private:
   void Pump();
@@ -113,6 +119,9 @@ class Node {
   Sabotage sabotage_ = Sabotage::kNone;
   bool deaf_ = false;
   absl::Duration drain_ = absl::Seconds(5);
+  bool on_demand_ = false;
+  uint32_t cpus_ = 0;
+  std::map<int, base::Instant> acquired_;
 
   int epoch_ = 0;
   std::unique_ptr<SeededRandom> random_;

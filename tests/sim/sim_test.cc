@@ -324,6 +324,55 @@ TEST(SimTest, CryptoAndDatapathFail) {
   });
 }
 
+// The first packet makes the tunnel, at either end or both; either closes it.
+TEST(SimTest, TunnelsOnDemand) {
+  ForSeeds(
+      kSeeds,
+      [](uint64_t seed) {
+        WorldOptions options = QuietOrRough(seed);
+        options.on_demand = true;
+        options.hitless = false;
+        return options;
+      },
+      [](World& world) {
+        AtRandom(world, 12, [&](int end) {
+          if (world.chance().Happens(0.3)) {
+            RekeySomething(world, end, 0.5);
+          } else {
+            world.node(end).Close(1 - end);
+          }
+        });
+        EXPECT_GT(world.packets_received(), 100u);
+      });
+}
+
+// RFC 9611: beside the fallback SA each CPU has one, and they are rekeyed, and
+// lost with an agent, like any other.
+TEST(SimTest, CpusHaveTheirOwn) {
+  ForSeeds(
+      kSeeds,
+      [](uint64_t seed) {
+        WorldOptions options = QuietOrRough(seed);
+        options.cpus = 3;
+        options.max_datagrams_per_second = 120;
+        return options;
+      },
+      [](World& world) {
+        AtRandom(world, 8, [&](int end) {
+          if (world.chance().Happens(0.8)) {
+            return RekeySomething(world, end, 0.5);
+          }
+          if (!world.node(end).running()) return;
+          world.node(end).Crash();
+          world.scheduler().After(
+              world.chance().Between(absl::Milliseconds(10), absl::Seconds(9)),
+              [&world, end] {
+                if (!world.node(end).running()) world.node(end).Start();
+              });
+        });
+      });
+}
+
 // Everything at once, in a small mesh.
 TEST(SimTest, MeshUnderEveryFault) {
   WorldOptions options = Rough();

@@ -75,6 +75,8 @@ World::World(const WorldOptions& options)
     nodes_.back()->set_faults(options.node_faults);
     nodes_.back()->set_sabotage(options.sabotage);
     nodes_.back()->set_drain_time(options.core.drain_time);
+    nodes_.back()->set_on_demand(options.on_demand);
+    nodes_.back()->set_cpus(options.cpus);
   }
 }
 
@@ -120,6 +122,8 @@ ike::PeerConfig World::PeerOf(int index, int other) const {
   peer.reqid =
       base::Reqid(base::kOwnedReqidFirst + static_cast<uint32_t>(other) + 1);
   peer.initiate = options_.both_initiate || index < other;
+  peer.on_demand = options_.on_demand;
+  peer.max_cpu_sas = options_.cpus;
   peer.grace = absl::Seconds(3);
   return peer;
 }
@@ -160,7 +164,11 @@ void World::SendPackets() {
 }
 
 void World::SendPacket(int from, int to) {
-  const auto packet = node(from).SendPacket(to);
+  const uint32_t cpu =
+      options_.cpus == 0
+          ? 0
+          : static_cast<uint32_t>(chance_.Between(0, options_.cpus - 1));
+  const auto packet = node(from).SendPacket(to, cpu);
   if (!packet.has_value()) return;
   const auto delay = network_.EspDelay(AddressOf(from), AddressOf(to));
   if (!delay.has_value()) return;
@@ -209,11 +217,6 @@ std::string World::Disagreement(int a, int b) {
                           " IKE_SAs with node ", ends[1 - end], ":", states);
     }
   }
-  for (auto& end : sas) {
-    std::erase_if(end[0].children, [](const ike::ChildSaInfo& child) {
-      return child.state == "draining";
-    });
-  }
   const ike::IkeSaInfo& left = sas[0][0];
   const ike::IkeSaInfo& right = sas[1][0];
   if (left.initiator_spi != right.initiator_spi ||
@@ -221,25 +224,46 @@ std::string World::Disagreement(int a, int b) {
       left.initiator == right.initiator) {
     return "the ends have different IKE_SAs";
   }
-  if (left.children.size() != 1 || right.children.size() != 1) {
-    return absl::StrCat("CHILD_SAs: ", left.children.size(), " and ",
-                        right.children.size());
+  const auto mine = ChildrenOf(a, b), yours = ChildrenOf(b, a);
+  const auto fallbacks = [](const auto& children) {
+    return std::ranges::count(children, false,
+                              [](const auto& c) { return c.second; });
+  };
+  if (fallbacks(mine) != 1 || fallbacks(yours) != 1 ||
+      mine.size() != yours.size() || mine.size() < 1 + options_.cpus) {
+    return absl::StrCat("CHILD_SAs: ", mine.size(), " and ", yours.size());
   }
-  const ike::ChildSaInfo& mine = left.children[0];
-  const ike::ChildSaInfo& yours = right.children[0];
-  if (mine.inbound_spi != yours.outbound_spi ||
-      mine.outbound_spi != yours.inbound_spi) {
-    return "the ends have different CHILD_SAs";
+  for (const auto& [spis, of_cpu] : mine) {
+    const auto twin = yours.find({spis.second, spis.first});
+    if (twin == yours.end() || twin->second != of_cpu) {
+      return "the ends have different CHILD_SAs";
+    }
   }
   return "";
+}
+
+std::map<std::pair<base::Spi, base::Spi>, bool> World::ChildrenOf(int index,
+                                                                  int other) {
+  std::map<std::pair<base::Spi, base::Spi>, bool> children;
+  if (!node(index).running()) return children;
+  for (const ike::IkeSaInfo& sa : node(index).core()->IkeSas()) {
+    if (sa.peer != Node::PeerIdOf(other)) continue;
+    for (const ike::ChildSaInfo& child : sa.children) {
+      if (child.state == "draining") continue;
+      children[{child.inbound_spi, child.outbound_spi}] = child.cpu.has_value();
+    }
+  }
+  return children;
 }
 
 bool World::Draining() {
   for (int a = 0; a < size(); ++a) {
     for (int b = 0; b < size(); ++b) {
       const ike::PeerId peer = Node::PeerIdOf(b);
-      if (a != b && (node(a).datapath().Inbound(peer).size() > 1 ||
-                     node(a).datapath().Outbound(peer).size() > 1)) {
+      if (a == b) continue;
+      const size_t wanted = CountChildren(a, b);
+      if (node(a).datapath().Inbound(peer).size() > wanted ||
+          node(a).datapath().Outbound(peer).size() > wanted) {
         return true;
       }
     }
@@ -262,7 +286,8 @@ void World::CheckDatapath(int a, int b) {
     const DatapathModel& datapath = node(from).datapath();
     const size_t inbound = datapath.Inbound(Node::PeerIdOf(to)).size();
     const size_t outbound = datapath.Outbound(Node::PeerIdOf(to)).size();
-    if (inbound != 1 || outbound != 1) {
+    const size_t wanted = CountChildren(from, to);
+    if (inbound != wanted || outbound != wanted) {
       record_.Broken(
           Invariant::kNothingLeft,
           absl::StrCat("node ", from, " has ", inbound, " inbound and ",

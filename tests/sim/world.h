@@ -31,6 +31,10 @@ struct WorldOptions {
   // an SA that the peer is not known to have. Not where the test deletes SAs
   // on purpose, or lets their installation fail.
   bool hitless = true;
+  // Tunnels come with the first packet.
+  bool on_demand = false;
+  // RFC 9611: so many CPUs send, each on an SA of its own where it has one.
+  uint32_t cpus = 0;
   absl::Duration packet_interval = absl::Milliseconds(50);
   // From one node to another; fragments are datagrams, too.
   int max_datagrams_per_second = 40;
@@ -89,7 +93,13 @@ class World {
  private:
   ike::CoreConfig ConfigOf(int index) const;
   ike::PeerConfig PeerOf(int index, int other) const;
-  // Some node has more SAs than one pair a peer.
+  // CHILD_SAs with `other` that do not drain, by their SPIs; 0: no CPU's own.
+  std::map<std::pair<base::Spi, base::Spi>, bool> ChildrenOf(int index,
+                                                             int other);
+  size_t CountChildren(int index, int other) {
+    return std::max<size_t>(1, ChildrenOf(index, other).size());
+  }
+  // Some node has more SAs than those of its CHILD_SAs.
   bool Draining();
   void SendPackets();
   void SendPacket(int from, int to);

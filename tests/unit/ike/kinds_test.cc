@@ -134,6 +134,25 @@ TEST_F(Kinds, TsMaxQueueEndsTheAsking) {
   EXPECT_EQ(refused, 2);
 }
 
+// Each has asked for its last CPU when the other's request comes: that is no
+// "full", which would leave both without.
+TEST_F(Kinds, BothEndsAskForTheLastOneAtOnce) {
+  const auto one_cpu = [](PeerConfig& config) { config.max_cpu_sas = 1; };
+  Introduce(one_cpu, one_cpu);
+  Establish();
+  lab_.hold_wire = true;
+  a_.core.WantCpuSa(lab_.now(), PeerId(2), 0);
+  b_.core.WantCpuSa(lab_.now(), PeerId(1), 0);
+  lab_.Drain();
+  ASSERT_EQ(lab_.wire.size(), 2u);
+  lab_.hold_wire = false;
+  lab_.Run(absl::Minutes(1));
+  SeeAll();
+  EXPECT_EQ(CpusOf(a_), Cpus{0});
+  EXPECT_EQ(CpusOf(b_), Cpus{0});
+  EXPECT_EQ(Fallbacks(a_), 1u);
+}
+
 TEST_F(Kinds, APeerWithoutRfc9611IsNotAsked) {
   Introduce(FourCpus, nullptr);
   Establish();
