@@ -27,7 +27,8 @@ import paths
 sys.path.append(str(paths.ROOT / "tests"))
 from lab import oci  # noqa: E402
 
-PROGRAMS = ("espalier-agent", "espalier-espd", "espalier-cni", "kubectl-espalier")
+PROGRAMS = ("espalier-agent", "espalier-espd", "espalier-cni", "espalier-controller",
+            "kubectl-espalier")
 NAME = "localhost/espalier"
 # os-release tells a scanner whose versions these are.
 FILES_OF = {"base-files": re.compile(r"usr/lib/os-release$")}
@@ -173,6 +174,8 @@ def make_layer(programs: list[pathlib.Path], debs: list[Package], when: int) -> 
     for name in ("bin", "sbin", "lib", "lib64"):
         layer.put(name, link=f"usr/{name}")
     layer.put("usr/sbin", link="bin")
+    # Runtimes name a pod's network namespace by either path.
+    layer.put("var/run", link="../run")
     layer.put("etc/os-release", link="../usr/lib/os-release")
     layer.put("etc/passwd", b"root:x:0:0:root:/:/usr/sbin/nologin\n")
     layer.put("etc/group", b"root:x:0:\n")

@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ElementTree
 from console import DevError, colour, duration, run, say
 import build
 import golang
+import image
 import packages
 import paths
 import style
@@ -34,6 +35,7 @@ LABELS = (
     "interop",
     "cni",
     "guest",
+    "kube",
 )
 # Of a label, ctest runs so many at once; the others are alone on the machine.
 PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz"}
@@ -41,7 +43,7 @@ OUTSIDE = {"bench"}  # ./dev bench
 ASAN_LABELS = ("unit", "property", "exchange", "fault", "sim", "fuzz")
 # Of the unit tests, those of programs or folders with more than one thread.
 TSAN_TESTS = r"^unit\.(runtime|service|esp|cni|pods|kube)"
-GO_LABELS = {"cni"}
+GO_LABELS = {"cni", "kube"}
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:abort_on_error=0",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
@@ -143,6 +145,12 @@ def run_label(label: str, totals: Totals) -> None:
     run_ctest("dev", label, ["-L", f"^{label}$"], label in PARALLEL, totals)
 
 
+def kube(totals: Totals) -> None:
+    """Its nodes get what users get: the image."""
+    image.main("dev")
+    run_label("kube", totals)
+
+
 def run_sanitizer(preset: str, choice: list[str], wanted, totals: Totals) -> None:
     """Builds and runs the C++ tests that wanted(name, test) selects."""
     build.configure(preset)
@@ -177,6 +185,7 @@ def stages(totals: Totals) -> dict:
     }
     for label in LABELS:
         table[label] = lambda label=label: run_label(label, totals)
+    table["kube"] = lambda: kube(totals)
     table["tidy"] = lambda: style.tidy([])
     table["asan-ubsan"] = lambda: asan(totals)
     table["tsan"] = lambda: tsan(totals)

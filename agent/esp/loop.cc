@@ -1,5 +1,6 @@
 #include "agent/esp/loop.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
@@ -212,11 +213,8 @@ void LogStart(const EspdOptions& options, const Tun& tun, bool inherited) {
        {"taken_over", inherited}});
 }
 
-}  // namespace
-
-absl::Status RunEspd(const EspdOptions& options) {
-  ESPALIER_RETURN_IF_ERROR(ProtectMemory());
-  ESPALIER_ASSIGN_OR_RETURN(const int signals, WatchSignals());
+// Whether it ended by handing over to the next espd.
+absl::StatusOr<bool> Serve(const EspdOptions& options, int signals) {
   Epoll epoll;
   Statistics statistics;
   base::SteadyClock clock;
@@ -260,8 +258,24 @@ absl::Status RunEspd(const EspdOptions& options) {
   Loop loop(&epoll, tun, sockets, &server, &engine, signals, &clock);
   const absl::Status status = loop.Run();
   if (!server.handed_over()) unlink(options.socket_path.c_str());
-  base::Log(base::LogLevel::kInfo, "espd stopped", {{"status", status}});
-  return status;
+  base::Log(base::LogLevel::kInfo, "espd stopped",
+            {{"status", status}, {"handed_over", server.handed_over()}});
+  ESPALIER_RETURN_IF_ERROR(status);
+  return server.handed_over();
+}
+
+}  // namespace
+
+absl::Status RunEspd(const EspdOptions& options) {
+  ESPALIER_RETURN_IF_ERROR(ProtectMemory());
+  ESPALIER_ASSIGN_OR_RETURN(const int signals, WatchSignals());
+  ESPALIER_ASSIGN_OR_RETURN(const bool handed_over, Serve(options, signals));
+  if (!handed_over || !options.wait_after_hand_over) return absl::OkStatus();
+  pollfd ended{signals, POLLIN, 0};
+  while (poll(&ended, 1, -1) < 0) {
+    if (errno != EINTR) return absl::ErrnoToStatus(errno, "poll");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace espalier::esp

@@ -18,10 +18,13 @@ struct EspdOptions {
   // Where another espd serves `socket_path`, go on with what it holds
   // (hand_over.h) instead of failing.
   bool take_over = false;
+  // Having handed over, hold nothing and wait for the signal: a supervisor that
+  // starts again what ended would have this one take everything back.
+  bool wait_after_hand_over = false;
 };
 
 // Opens or takes over everything, drops privileges, and runs until SIGTERM or
-// SIGINT, or until the next espd has taken over (OK).
+// SIGINT, or (unless it then waits) until the next espd has taken over (OK).
 absl::Status RunEspd(const EspdOptions& options);
 
 }  // namespace espalier::esp

@@ -72,6 +72,9 @@ int main(int argc, char** argv) {
   app.add_flag("--take-over", options.take_over,
                "Upgrade: take TUN, sockets and SAs over from the espd that\n"
                "serves the control socket, if there is one; it then exits");
+  app.add_flag("--wait-after-hand-over", options.wait_after_hand_over,
+               "Once the next espd has taken over, wait for SIGTERM and do\n"
+               "not exit: for supervisors that would start it again");
   app.add_flag("--openssl", openssl, "Never use ipsec-mb");
   app.add_option("--log-level", log_level, "debug, info, warning or error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))

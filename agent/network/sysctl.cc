@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "agent/base/proc_sys.h"
 #include "agent/base/status_macros.h"
 #include "agent/netlink/channel.h"
 
@@ -18,7 +19,7 @@ absl::StatusOr<std::string> PathOf(const std::string& name) {
     return absl::InvalidArgumentError(
         absl::StrCat("'", name, "' is not the name of a kernel setting"));
   }
-  return absl::StrCat("/proc/sys/", name);
+  return base::ProcSysPath(name);
 }
 
 }  // namespace

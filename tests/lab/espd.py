@@ -297,11 +297,11 @@ class Espd:
             lambda: os.path.exists(self.path) and "espd running" in self.process.log(),
             10, "control socket")
 
-    def start_next(self):
+    def start_next(self, *more):
         """An upgrade: the next espd, which takes over. Not waited for."""
         self.successors += 1
         return self.node.start(f"espd-{self.node.suffix}-next{self.successors}",
-                               [*self.command, "--take-over"])
+                               [*self.command, "--take-over", *more])
 
     def upgrade(self) -> None:
         old, self.process = self.process, self.start_next()

@@ -122,6 +122,27 @@ def test_an_upgrade_loses_nothing(scene, suite, rate):
     assert all(count.missing > 0 for name, count in traffic.pause().items() if "there" in name)
 
 
+def test_the_old_one_waits_where_a_supervisor_would_start_it_again(scene):
+    end = scene.ends[0]
+    end.process.stop()
+    end.process = end.start_next("--wait-after-hand-over")
+    end.process.wait_for_log("espd running", 10)
+    scene.pair = Pair(*scene.ends, OUTER4)
+    scene.pair.connect()
+    old, end.process = end.process, end.start_next()
+    end.process.wait_for_log("espd running", 10)
+    old.wait_for_log("espd stopped", 10)
+    time.sleep(0.3)
+    assert old.running()
+    # It holds nothing: neither TUN nor sockets.
+    links = [os.readlink(f"/proc/{old.pid}/fd/{fd}")
+             for fd in os.listdir(f"/proc/{old.pid}/fd")]
+    assert not [link for link in links if "socket" in link or "tun" in link], links
+    # And its end ends nothing.
+    assert old.stop() == 0
+    assert scene.a.ping(V4[1], count=3) == 3
+
+
 def test_the_next_one_knows_what_the_old_one_knew(scene):
     scene.pair.connect()
     assert scene.a.ping(V4[1], count=3) == 3

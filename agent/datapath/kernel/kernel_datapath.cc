@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "agent/base/log.h"
+#include "agent/base/proc_sys.h"
 #include "agent/base/status_macros.h"
 #include "agent/datapath/kernel/policy_set.h"
 #include "agent/netlink/route_client.h"
@@ -39,7 +40,7 @@ constexpr absl::Duration kLongestWatch = absl::Seconds(5);
 constexpr int kDumpTries = 5;
 constexpr absl::Duration kRepairRetry = absl::Seconds(1);
 
-void WriteSysctl(const char* path, const char* value) {
+void WriteSysctl(const std::string& path, const char* value) {
   std::ofstream stream(path);
   stream << value << std::flush;
   if (!stream.good()) {
@@ -212,8 +213,8 @@ absl::Status KernelDatapath::Start() {
   // No ICMP error tells a pod that its peer cannot be reached while the tunnel
   // is being negotiated: its first packets are queued (policy-based they also
   // go out then; behind an xfrm interface the kernel finds no policy for them).
-  WriteSysctl("/proc/sys/net/core/xfrm_larval_drop", "0");
-  WriteSysctl("/proc/sys/net/core/xfrm_acq_expires", kAcquireSeconds);
+  WriteSysctl(base::ProcSysPath("net/core/xfrm_larval_drop"), "0");
+  WriteSysctl(base::ProcSysPath("net/core/xfrm_acq_expires"), kAcquireSeconds);
   base::Log(base::LogLevel::kInfo, "kernel datapath ready",
             {{"interface", tunnel_interface()},
              {"route_based", route_based()},

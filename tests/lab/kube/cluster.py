@@ -44,7 +44,7 @@ class Outside:
 
 
 class Cluster:
-    """proxy_mode: "none" for no kube-proxy. runtime: "debian" is containerd 1.6
+    """nodes: 0 for the control plane alone. proxy_mode: "none" for no kube-proxy. runtime: "debian" is containerd 1.6
     with CNI 1.0.0, "2.4" speaks 1.1.0. progress: told of each step and the
     seconds since the beginning."""
 
@@ -153,10 +153,11 @@ class Cluster:
         self.wait_for_apiserver()
         self._step("API server is ready")
         self._start_controllers()
-        self.kubectl("wait", "--for=create", *(f"node/{n.name}" for n in self.nodes),
-                     "--timeout=120s", timeout=130)
-        self._wait_for_pod_cidrs()
-        self._step("nodes are registered, with pod CIDRs")
+        if self.nodes:
+            self.kubectl("wait", "--for=create", *(f"node/{n.name}" for n in self.nodes),
+                         "--timeout=120s", timeout=130)
+            self._wait_for_pod_cidrs()
+            self._step("nodes are registered, with pod CIDRs")
 
     def start_apiserver(self) -> None:
         folder = self.settings.authority.folder
