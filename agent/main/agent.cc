@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <utility>
 #include <variant>
 
@@ -60,9 +61,9 @@ void LogWarnings(const mesh::Config& config) {
 
 }  // namespace
 
-Agent::Agent(std::string config_path, mesh::Config config,
+Agent::Agent(ConfigSource source, mesh::Config config,
              std::shared_ptr<const crypto::PrivateKey> node_key)
-    : config_path_(std::move(config_path)),
+    : source_(std::move(source)),
       config_(std::move(config)),
       workers_(config_.crypto_threads, kMaxWaitingJobs),
       driver_(CoreConfigOf(config_, std::move(node_key)), &random_, &clock_,
@@ -102,7 +103,7 @@ absl::Status Agent::Start() {
             {{"version", ESPALIER_VERSION},
              {"node", config_.node.name},
              {"peers", config_.peers.size()},
-             {"config", config_path_}});
+             {"config", source_.path}});
   return absl::OkStatus();
 }
 
@@ -188,7 +189,7 @@ absl::Status Agent::AddBpfGuard() {
 }
 
 pods::Settings Agent::PodSettings() const {
-  return {config_.node.pod_cidrs, pod_mtu_, config_.modes};
+  return {config_.node.pod_cidrs, pod_mtu_, config_.modes, plaintext_settle_};
 }
 
 absl::Status Agent::OpenIkeSockets() {
@@ -255,7 +256,8 @@ absl::Status Agent::StartServers() {
       service::CniServer::Start({.run_directory = config_.run_directory,
                                  .state_directory = config_.state_directory,
                                  .settings = PodSettings(),
-                                 .guard = guard_.get()}));
+                                 .guard = guard_.get(),
+                                 .modes = source_.modes}));
   backend_->SetCniServer(cni_.get());
   ESPALIER_ASSIGN_OR_RETURN(
       grpc_, service::GrpcServer::Start(config_.run_directory + "/agent.sock",
@@ -289,7 +291,7 @@ void Agent::WatchReadiness() {
 
 absl::Status Agent::WatchFiles(const mesh::Config& config) {
   std::set<std::string> paths = mesh::NamedFiles(config);
-  paths.insert(config_path_);
+  paths.insert(source_.path);
   for (const std::string& path : paths) {
     if (!watched_files_.insert(path).second) continue;
     ESPALIER_RETURN_IF_ERROR(loop_.WatchFile(path, [this] { ReloadSoon(); }));
@@ -307,7 +309,7 @@ void Agent::ReloadSoon() {
 
 void Agent::Reload() {
   if (stopping_) return;
-  absl::StatusOr<mesh::Config> loaded = mesh::LoadConfig(config_path_);
+  absl::StatusOr<mesh::Config> loaded = source_.load();
   absl::StatusOr<mesh::Cluster> cluster =
       loaded.ok() ? ClusterOf(*loaded)
                   : absl::StatusOr<mesh::Cluster>(loaded.status());
@@ -348,6 +350,34 @@ void Agent::UpdatePodSettings() {
     if (status.ok()) return;
     base::Log(LogLevel::kError, "pod settings not changed",
               {{"error", status}});
+  });
+}
+
+void Agent::SetModes(base::PodModes modes) {
+  if (stopping_ || modes == config_.modes) return;
+  config_.modes = std::move(modes);
+  UpdatePodSettings();
+}
+
+void Agent::SetPlaintextSettle(absl::Duration settle) {
+  if (stopping_ || settle == plaintext_settle_) return;
+  plaintext_settle_ = settle;
+  UpdatePodSettings();
+}
+
+void Agent::SetNodeKey(std::shared_ptr<const crypto::PrivateKey> key) {
+  driver_.core().SetPrivateKey(std::move(key));
+  key_since_ = driver_.Now();
+  for (const mesh::PeerStatus& peer : mesh_->Peers()) {
+    driver_.core().Reestablish(driver_.Now(), peer.id);
+  }
+  driver_.WakeSoon();
+}
+
+bool Agent::KeyInUse() {
+  const std::vector<ike::IkeSaInfo> sas = driver_.core().IkeSas();
+  return std::none_of(sas.begin(), sas.end(), [&](const ike::IkeSaInfo& sa) {
+    return sa.established < key_since_;
   });
 }
 

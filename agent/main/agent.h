@@ -3,6 +3,7 @@
 #define ESPALIER_AGENT_MAIN_AGENT_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -37,11 +38,19 @@
 
 namespace espalier::agent {
 
+// Where a configuration comes from, now and whenever it has changed.
+struct ConfigSource {
+  std::string path;  // watched
+  std::function<absl::StatusOr<mesh::Config>()> load;
+  // Of what settings do not say of a pod; null: they say all.
+  pods::ModeSource* modes = nullptr;
+};
+
 // Constructed, started and run on one thread, which becomes the loop's.
 class Agent {
  public:
-  // `config` came out of mesh::LoadConfig(`config_path`).
-  Agent(std::string config_path, mesh::Config config,
+  // `config` came out of `source`.
+  Agent(ConfigSource source, mesh::Config config,
         std::shared_ptr<const crypto::PrivateKey> node_key);
   ~Agent();
 
@@ -51,6 +60,27 @@ class Agent {
   // Until SIGTERM or SIGINT. Sends no Delete and removes nothing: the tunnels
   // go on in the datapath, and the next agent takes them over (DESIGN 3).
   void Run();
+
+  // --- on the loop, for the Kubernetes mode ---
+  runtime::Loop& loop() { return loop_; }
+  const mesh::Mesh& mesh() const { return *mesh_; }
+  const NodeDatapath& datapath() const { return *datapath_; }
+  const GuardControl& guard() const { return *guard_; }
+  // Null once it stops.
+  service::CniServer* cni() { return cni_.get(); }
+  // Whether pods can be attached.
+  bool ready() const { return was_ready_; }
+  // The source has something new.
+  void Reload();
+  // As far as only modes have changed, which is more often.
+  void SetModes(base::PodModes modes);
+  void SetPlaintextSettle(absl::Duration settle);
+  // Makes every IKE_SA anew, each beside the old until it carries the traffic.
+  void SetNodeKey(std::shared_ptr<const crypto::PrivateKey> key);
+  // Whether every IKE_SA is younger than the last SetNodeKey.
+  bool KeyInUse();
+  // Ends Run, as SIGTERM does.
+  void Stop();
 
  private:
   absl::Status OpenIkeSockets();
@@ -63,15 +93,13 @@ class Agent {
   void SetHooks();
   void SendIke(const ike::Path& path, base::ByteSpan bytes);
   void HandleMeshAction(ike::Action& action);
-  void Reload();
   // Several files that change together are one reload.
   void ReloadSoon();
   absl::Status WatchFiles(const mesh::Config& config);
   void WatchReadiness();
   void UpdatePodSettings();
-  void Stop();
 
-  const std::string config_path_;
+  const ConfigSource source_;
   mesh::Config config_;
 
   runtime::Loop loop_;
@@ -100,6 +128,8 @@ class Agent {
   bool stopping_ = false;
   bool was_ready_ = false;
   uint32_t pod_mtu_ = 0;
+  absl::Duration plaintext_settle_ = pods::Settings().plaintext_settle;
+  base::Instant key_since_ = absl::InfinitePast();
 };
 
 }  // namespace espalier::agent

@@ -1,14 +1,18 @@
-// espalier-agent: the node's agent in standalone mode.
+// espalier-agent: the node's agent, in a cluster or standalone.
 #include <signal.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <iostream>
+#include <optional>
 #include <string>
 
 #include "agent/base/log.h"
 #include "agent/base/status_macros.h"
 #include "agent/main/agent.h"
+#include "agent/main/cni_install.h"
+#include "agent/main/kubernetes_mode.h"
 #include "agent/main/node_key.h"
 #include "agent/main/process.h"
 #include "agent/mesh/cluster.h"
@@ -27,6 +31,7 @@ constexpr char kFooter[] = R"(
 Examples:
   espalier-agent --config /etc/espalier/node.yaml --check
   espalier-agent --config /etc/espalier/node.yaml
+  espalier-agent --config /etc/espalier/agent.yaml --install-cni
   kill -HUP PID     read the configuration again (it is also watched)
   kill -TERM PID    end; tunnels and pods go on without the agent
 
@@ -54,7 +59,53 @@ int Fail(const char* what, const absl::Status& status, int code) {
   return code;
 }
 
-int RunAgent(const std::string& path) {
+// As pid 1 of a container it would not end by itself while it waits.
+void EndWhileWaiting() {
+  for (int number : {SIGTERM, SIGINT}) {
+    signal(number, [](int) { _exit(kExitOk); });
+  }
+}
+
+// Runs until a signal. `mode` is null outside Kubernetes.
+int Serve(ConfigSource source, mesh::Config config,
+          std::shared_ptr<const crypto::PrivateKey> key, KubernetesMode* mode,
+          const std::optional<CniInstallOptions>& install) {
+  const std::string run_directory = config.run_directory;
+  Agent agent(std::move(source), std::move(config), std::move(key));
+  const absl::Status status = agent.Start();
+  if (!status.ok()) return Fail("cannot start", status, kExitFailed);
+  if (mode != nullptr) mode->Begin(&agent);
+  std::optional<CniInstaller> installer;
+  if (install) {
+    CniInstallOptions options = *install;
+    options.run_directory = run_directory;
+    installer.emplace(std::move(options), &agent);
+    installer->Begin();
+  }
+  agent.Run();
+  installer.reset();
+  if (mode != nullptr) mode->End();
+  return kExitOk;
+}
+
+int ServeInKubernetes(const std::string& path, mesh::Config config,
+                      const std::optional<CniInstallOptions>& install) {
+  absl::StatusOr<ApiServer> server = ApiServer::Find(config.kubeconfig);
+  if (!server.ok()) {
+    return Fail("no API server", server.status(), kExitConfig);
+  }
+  absl::StatusOr<std::unique_ptr<KubernetesMode>> mode = KubernetesMode::Create(
+      {.config_path = path, .base = std::move(config)}, *std::move(server));
+  if (!mode.ok()) return Fail("no node key", mode.status(), kExitFailed);
+  EndWhileWaiting();
+  absl::StatusOr<mesh::Config> whole = (*mode)->Bootstrap();
+  if (!whole.ok()) return Fail("cannot start", whole.status(), kExitFailed);
+  return Serve((*mode)->Source(), *std::move(whole), (*mode)->key(),
+               mode->get(), install);
+}
+
+int RunAgent(const std::string& path,
+             const std::optional<CniInstallOptions>& install) {
   absl::StatusOr<mesh::Config> config = mesh::LoadConfig(path);
   if (!config.ok()) {
     // For people as `--check` prints it, one error a line.
@@ -75,6 +126,9 @@ int RunAgent(const std::string& path) {
         "cannot start", lock.status(),
         absl::IsFailedPrecondition(lock.status()) ? kExitRunning : kExitFailed);
   }
+  if (config->source == mesh::ClusterSource::kKubernetes) {
+    return ServeInKubernetes(path, *std::move(config), install);
+  }
   std::shared_ptr<const crypto::PrivateKey> key;
   if (config->private_key) {
     absl::StatusOr<std::shared_ptr<const crypto::PrivateKey>> loaded =
@@ -82,11 +136,9 @@ int RunAgent(const std::string& path) {
     if (!loaded.ok()) return Fail("no node key", loaded.status(), kExitConfig);
     key = *std::move(loaded);
   }
-  Agent agent(path, *std::move(config), std::move(key));
-  status = agent.Start();
-  if (!status.ok()) return Fail("cannot start", status, kExitFailed);
-  agent.Run();
-  return kExitOk;
+  return Serve(
+      {.path = path, .load = [path] { return mesh::LoadConfig(path); }},
+      *std::move(config), std::move(key), nullptr, install);
 }
 
 int Main(int argc, char** argv) {
@@ -100,12 +152,29 @@ int Main(int argc, char** argv) {
       ->required()
       ->type_name("FILE");
   app.add_flag("--check", check, "Only check the file, start nothing");
+  bool install = false;
+  CniInstallOptions cni;
+  app.add_flag("--install-cni", install,
+               "Once pods can be attached, install the CNI binary and the "
+               "network configuration 00-espalier.conflist");
+  app.add_option("--cni-bin-dir", cni.binary_directory,
+                 "Where the runtime's CNI binaries are; portmap must be there")
+      ->capture_default_str()
+      ->type_name("FOLDER");
+  app.add_option("--cni-conf-dir", cni.config_directory,
+                 "Where the runtime's network configurations are")
+      ->capture_default_str()
+      ->type_name("FOLDER");
+  app.add_option("--cni-binary", cni.binary, "What is installed there")
+      ->capture_default_str()
+      ->type_name("FILE");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
   }
-  return check ? Check(path) : RunAgent(path);
+  return check ? Check(path)
+               : RunAgent(path, install ? std::optional(cni) : std::nullopt);
 }
 
 }  // namespace

@@ -103,9 +103,9 @@ class Manager {
     PodNetwork* network;
     ipam::FileSystem* files;
     base::Clock* clock;
-    base::Executor* self;       // the thread on which all calls are
-    base::Executor* reaper;     // where interfaces are deleted; may be `self`
-    PodGuard* guard = nullptr;  // null: nothing is guarded (tests)
+    base::Executor* self;         // the thread on which all calls are
+    base::Executor* reaper;       // where interfaces are deleted; may be `self`
+    PodGuard* guard = nullptr;    // null: nothing is guarded (tests)
     ModeSource* modes = nullptr;  // null: the settings are all there is
   };
 

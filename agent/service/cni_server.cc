@@ -80,9 +80,10 @@ class CniServer::Impl {
  public:
   explicit Impl(const Options& options)
       : network_(&kernel_),
-        manager_(
-            options.run_directory, options.state_directory, options.settings,
-            {&network_, &files_, &clock_, &worker_, &reaper_, options.guard, options.modes}),
+        manager_(options.run_directory, options.state_directory,
+                 options.settings,
+                 {&network_, &files_, &clock_, &worker_, &reaper_,
+                  options.guard, options.modes}),
         worker_(base::kHeartbeatInterval, [this] { manager_.Tick(); }),
         service_(&manager_, &worker_) {}
 

@@ -155,6 +155,11 @@ std::optional<base::Instant> KnownNodes::NextTimeout() const {
   return next;
 }
 
+const kube::EspalierNode* KnownNodes::Find(const std::string& name) const {
+  const auto found = held_.find(name);
+  return found == held_.end() ? nullptr : found->second.node.get();
+}
+
 KnownNodes::Nodes KnownNodes::nodes() const {
   Nodes nodes;
   for (const auto& [name, held] : held_) nodes[name] = held.node;

@@ -44,6 +44,8 @@ class KnownNodes {
 
   // Those that hold.
   Nodes nodes() const;
+  // Null when there is none of that name.
+  const kube::EspalierNode* Find(const std::string& name) const;
   // Counts changes of nodes().
   uint64_t revision() const { return revision_; }
   // Why what the server says is not believed; empty: it is.
