@@ -112,6 +112,8 @@ absl::StatusOr<bool> KeyRotation::Advance(base::Instant now, bool published,
   if (now - since_ < kLearn) return false;
   ESPALIER_RETURN_IF_ERROR(Rename(file_, file_ + ".old"));
   ESPALIER_RETURN_IF_ERROR(Rename(file_ + ".next", file_));
+  // For people only.
+  (void)Rename(file_ + ".next.pub", file_ + ".pub");
   old_ = std::exchange(key_, std::exchange(next_, nullptr));
   since_ = absl::InfiniteFuture();
   base::Log(base::LogLevel::kInfo, "the new key is in use",
