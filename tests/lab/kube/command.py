@@ -12,13 +12,13 @@ import sys
 import time
 
 from lab.errors import LabError
+from lab.kube import espalier
 from lab.kube.cluster import RUNTIMES, Cluster
-from lab.kube.settings import POD_CIDRS, PROXY_MODES
+from lab.kube.settings import PROXY_MODES
 from lab.session import Lab, cache_folder, kill_process, start_time
 
 STATE = cache_folder().parent / "cluster.json"
 LOG = cache_folder().parent / "logs/cluster.log"
-CHART = pathlib.Path(__file__).resolve().parents[3] / "charts/espalier"
 # Ending a cluster: seconds until the keeper is no longer waited for.
 DOWN_SECONDS = 120
 
@@ -39,12 +39,6 @@ def write_state(**fields) -> None:
     temporary.rename(STATE)
 
 
-def install_words() -> list[str]:
-    return ["install", "espalier", str(CHART), "--namespace", "espalier-system",
-             "--create-namespace", "--wait", "--timeout", "2m",
-             "--set", "clusterPodCIDRs={" + ",".join(POD_CIDRS) + "}"]
-
-
 def keep(args) -> int:
     """The keeper itself."""
     def progress(step: str, seconds: float) -> None:
@@ -60,7 +54,7 @@ def keep(args) -> int:
             cluster.plain_network()
             cluster.wait_for_nodes()
         elif args.network == "espalier":
-            cluster.helm(*install_words(), timeout=150)
+            espalier.install(cluster)
             progress("chart is installed", time.monotonic() - cluster.begin)
             cluster.wait_for_nodes()
         write_state(ready=True, folder=str(lab.folder), shell=str(cluster.write_shell()),
@@ -138,8 +132,8 @@ def status(args) -> int:
           f"  . {state['shell']}            # kubectl, helm\n"
           f"  kubectl get nodes -o wide")
     if state["network"] == "none":
-        print("  helm " + " ".join(f"'{word}'" if "{" in word else word
-                                  for word in install_words()))
+        print("  helm " + " ".join(espalier.helm_words("install"))
+              + f" --set-json '{json.dumps(espalier.VALUES)}'")
     for name, namespace in state["nodes"].items():
         print(f"  ip netns exec {namespace} ip route    # the network of {name}")
     print(f"  ip netns exec {state['wire']} tcpdump -ni br0    # the wire between them\n"
