@@ -49,8 +49,12 @@ int Check(const std::string& path) {
   for (const std::string& warning : config->warnings) {
     std::cerr << warning << "\n";
   }
-  std::cout << path << ": right; node " << config->node.name << ", "
-            << config->peers.size() << " peers\n";
+  std::cout << path << ": right; node " << config->node.name << ", ";
+  if (config->source == mesh::ClusterSource::kKubernetes) {
+    std::cout << "peers from the API server\n";
+  } else {
+    std::cout << config->peers.size() << " peers\n";
+  }
   return kExitOk;
 }
 
@@ -136,9 +140,17 @@ int RunAgent(const std::string& path,
     if (!loaded.ok()) return Fail("no node key", loaded.status(), kExitConfig);
     key = *std::move(loaded);
   }
-  return Serve(
-      {.path = path, .load = [path] { return mesh::LoadConfig(path); }},
-      *std::move(config), std::move(key), nullptr, install);
+  const auto load = [path]() -> absl::StatusOr<mesh::Config> {
+    absl::StatusOr<mesh::Config> loaded = mesh::LoadConfig(path);
+    if (loaded.ok() && loaded->source != mesh::ClusterSource::kFile) {
+      // Taken as it stands it would have no peers.
+      return absl::FailedPreconditionError(
+          path + ": cluster.source changes with a restart only");
+    }
+    return loaded;
+  };
+  return Serve({.path = path, .load = load}, *std::move(config), std::move(key),
+               nullptr, install);
 }
 
 int Main(int argc, char** argv) {

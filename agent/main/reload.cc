@@ -10,6 +10,8 @@ std::vector<std::string> StartOnlyChanges(const mesh::Config& running,
   };
   const mesh::Config& a = running;
   const mesh::Config& b = wanted;
+  compare("cluster.source", a.source, b.source);
+  compare("kubernetes.kubeconfig", a.kubeconfig, b.kubeconfig);
   compare("node.name", a.node.name, b.node.name);
   compare("node.identity", a.node.identity, b.node.identity);
   compare("node.addresses", a.node.addresses, b.node.addresses);

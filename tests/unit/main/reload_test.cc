@@ -51,6 +51,8 @@ TEST(StartOnlyChanges, IsWhatTheDocumentationSays) {
   documented.erase("auth.generatePrivateKey");
   mesh::Config a;
   mesh::Config b;
+  b.source = mesh::ClusterSource::kKubernetes;
+  b.kubeconfig = "k";
   b.node.name = "b";
   b.node.identity.data = {1};
   b.node.addresses.emplace_back();
