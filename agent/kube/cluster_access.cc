@@ -148,7 +148,7 @@ absl::Status ClusterAccess::ReadOne(const FileOrData& source, const char* what,
 }
 
 absl::StatusOr<Credentials> ClusterAccess::Read() {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   Credentials credentials;
   credentials.server = parts_.server;
   credentials.tls_server_name = parts_.tls_server_name;

@@ -4,11 +4,10 @@
 #ifndef ESPALIER_AGENT_KUBE_CLUSTER_ACCESS_H_
 #define ESPALIER_AGENT_KUBE_CLUSTER_ACCESS_H_
 
+#include <mutex>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "agent/base/secret_bytes.h"
 
 namespace espalier::kube {
@@ -66,15 +65,14 @@ class ClusterAccess {
 
  private:
   absl::Status ReadOne(const FileOrData& source, const char* what,
-                       base::SecretBytes* last, base::SecretBytes* out)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+                       base::SecretBytes* last, base::SecretBytes* out);
 
   const Parts parts_;
-  absl::Mutex mutex_;
-  base::SecretBytes last_ca_ ABSL_GUARDED_BY(mutex_);
-  base::SecretBytes last_certificate_ ABSL_GUARDED_BY(mutex_);
-  base::SecretBytes last_key_ ABSL_GUARDED_BY(mutex_);
-  base::SecretBytes last_token_ ABSL_GUARDED_BY(mutex_);
+  std::mutex mutex_;  // of what follows
+  base::SecretBytes last_ca_;
+  base::SecretBytes last_certificate_;
+  base::SecretBytes last_key_;
+  base::SecretBytes last_token_;
 };
 
 }  // namespace espalier::kube

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -226,7 +227,7 @@ class CurlTransport::Impl {
  private:
   // A handle whose connection was made with the same CA and certificate.
   std::unique_ptr<Handle> Take(const Credentials& credentials) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (credentials.ca != ca_ ||
         credentials.client_certificate != certificate_) {
       ca_ = credentials.ca;
@@ -246,7 +247,7 @@ class CurlTransport::Impl {
   }
 
   void GiveBack(std::unique_ptr<Handle> handle) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (handle->generation == generation_ && idle_.size() < kMostIdle) {
       idle_.push_back(std::move(handle));
     }
@@ -411,11 +412,11 @@ class CurlTransport::Impl {
   }
 
   ClusterAccess* const access_;
-  absl::Mutex mutex_;
-  std::string ca_ ABSL_GUARDED_BY(mutex_);
-  std::string certificate_ ABSL_GUARDED_BY(mutex_);
-  uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::vector<std::unique_ptr<Handle>> idle_ ABSL_GUARDED_BY(mutex_);
+  std::mutex mutex_;  // of what follows
+  std::string ca_;
+  std::string certificate_;
+  uint64_t generation_ = 0;
+  std::vector<std::unique_ptr<Handle>> idle_;
 };
 
 CurlTransport::CurlTransport(ClusterAccess* access)

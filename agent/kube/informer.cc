@@ -1,9 +1,10 @@
 #include "agent/kube/informer.h"
 
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "agent/base/clock.h"
 #include "agent/base/log.h"
 
@@ -33,9 +34,10 @@ class RawInformer::Impl : public std::enable_shared_from_this<Impl> {
 
   void Stop() {
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard lock(mutex_);
       stopped_ = true;
     }
+    changed_.notify_all();
     cancellation_.Cancel();
     if (thread_.joinable()) thread_.join();
     // A task that is still queued keeps this alive, but not what the consumer
@@ -44,7 +46,7 @@ class RawInformer::Impl : public std::enable_shared_from_this<Impl> {
   }
 
   ListWatchStats Stats() const {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     return stats_;
   }
 
@@ -53,9 +55,10 @@ class RawInformer::Impl : public std::enable_shared_from_this<Impl> {
     while (!Stopped()) {
       auto next = core_.Next(clock_.Now());
       if (const auto* wait = std::get_if<ListWatch::Wait>(&next)) {
-        absl::MutexLock lock(&mutex_);
-        mutex_.AwaitWithTimeout(absl::Condition(&stopped_),
-                                wait->until - clock_.Now());
+        std::unique_lock lock(mutex_);
+        changed_.wait_for(lock,
+                          absl::ToChronoNanoseconds(wait->until - clock_.Now()),
+                          [this] { return stopped_; });
         continue;
       }
       auto& request = std::get<ListWatch::Request>(next);
@@ -75,19 +78,19 @@ class RawInformer::Impl : public std::enable_shared_from_this<Impl> {
   }
 
   bool Stopped() const {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     return stopped_;
   }
 
   // False when stopped.
   bool Publish() {
-    const auto may_go_on = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return stopped_ || waiting_ < kMostWaiting;
-    };
     {
-      absl::MutexLock lock(&mutex_);
+      std::unique_lock lock(mutex_);
       stats_ = core_.stats();
-      if (core_.has_updates()) mutex_.Await(absl::Condition(&may_go_on));
+      if (core_.has_updates()) {
+        changed_.wait(lock,
+                      [this] { return stopped_ || waiting_ < kMostWaiting; });
+      }
       if (stopped_) return false;
       if (!core_.has_updates()) return true;
       ++waiting_;
@@ -102,10 +105,11 @@ class RawInformer::Impl : public std::enable_shared_from_this<Impl> {
   // On the executor.
   void Deliver(std::vector<RawUpdate> updates) {
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard lock(mutex_);
       --waiting_;
       if (stopped_) return;
     }
+    changed_.notify_all();
     // Stop() is on this same thread, so it cannot come in between.
     consumer_(std::move(updates));
   }
@@ -143,10 +147,11 @@ class RawInformer::Impl : public std::enable_shared_from_this<Impl> {
   bool troubled_ = false;
   base::Instant told_ = absl::InfinitePast();
 
-  mutable absl::Mutex mutex_;
-  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
-  int waiting_ ABSL_GUARDED_BY(mutex_) = 0;
-  ListWatchStats stats_ ABSL_GUARDED_BY(mutex_);
+  std::condition_variable changed_;
+  mutable std::mutex mutex_;  // of what follows
+  bool stopped_ = false;
+  int waiting_ = 0;
+  ListWatchStats stats_;
 };
 
 RawInformer::RawInformer(const ObjectType& type, Transport* transport,

@@ -5,19 +5,19 @@
 namespace espalier::kube {
 
 void Cancellation::Cancel() {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   cancelled_ = true;
   // Under the lock: whoever withdraws a waker may then destroy what it wakes.
   if (waker_) std::exchange(waker_, nullptr)();
 }
 
 bool Cancellation::cancelled() const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   return cancelled_;
 }
 
 void Cancellation::SetWaker(std::function<void()> waker) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   waker_ = std::move(waker);
   if (cancelled_ && waker_) std::exchange(waker_, nullptr)();
 }

@@ -5,12 +5,11 @@
 
 #include <cstddef>
 #include <functional>
+#include <mutex>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
 namespace espalier::kube {
@@ -24,9 +23,9 @@ class Cancellation {
   void SetWaker(std::function<void()> waker);
 
  private:
-  mutable absl::Mutex mutex_;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  std::function<void()> waker_ ABSL_GUARDED_BY(mutex_);
+  mutable std::mutex mutex_;  // of what follows
+  bool cancelled_ = false;
+  std::function<void()> waker_;
 };
 
 struct HttpRequest {

@@ -138,6 +138,7 @@ FakeKubeServer::Json& FakeKubeServer::Store(const std::string& path,
                   .path = path,
                   .object = stored,
                   .before = before});
+  changed_.notify_all();
   return stored;
 }
 
@@ -153,6 +154,7 @@ void FakeKubeServer::Erase(const std::string& path) {
                   .path = path,
                   .object = std::move(object),
                   .before = std::move(before)});
+  changed_.notify_all();
 }
 
 HttpResponse FakeKubeServer::List(const Parsed& parsed) {
@@ -287,7 +289,7 @@ absl::StatusOr<HttpResponse> FakeKubeServer::Do(const HttpRequest& request,
   }
   std::function<int(const HttpRequest&)> filter;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     requests_.push_back(absl::StrCat(request.method, " ", request.target));
     if (answer_ < 0) return absl::UnavailableError("connection refused");
     if (answer_ > 0) {
@@ -303,7 +305,7 @@ absl::StatusOr<HttpResponse> FakeKubeServer::Do(const HttpRequest& request,
     }
   }
   if (parsed.Get("watch") == "true") return Watch(request, parsed, sink);
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   return Serve(request, parsed);
 }
 
@@ -329,7 +331,7 @@ absl::StatusOr<HttpResponse> FakeKubeServer::Watch(const HttpRequest& request,
   uint64_t breaks = 0;
   uint64_t bookmarks = 0;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (!absl::SimpleAtoi(parsed.Get("resourceVersion"), &position)) {
       return Error(400, "BadRequest", "resourceVersion");
     }
@@ -345,8 +347,9 @@ absl::StatusOr<HttpResponse> FakeKubeServer::Watch(const HttpRequest& request,
   bool cancelled = false;
   if (request.cancellation != nullptr) {
     request.cancellation->SetWaker([this, &cancelled] {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard lock(mutex_);
       cancelled = true;
+      changed_.notify_all();
     });
   }
   absl::StatusOr<HttpResponse> result = HttpResponse{.status = 200};
@@ -354,12 +357,11 @@ absl::StatusOr<HttpResponse> FakeKubeServer::Watch(const HttpRequest& request,
   while (on) {
     std::string line;
     {
-      const auto something = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] {
         return breaks != breaks_ || bookmarks != bookmarks_ ||
                version_ > position || cancelled;
-      };
-      absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(&something));
+      });
       if (cancelled) {
         result = absl::CancelledError("the request was given up");
         break;
@@ -387,83 +389,87 @@ absl::StatusOr<HttpResponse> FakeKubeServer::Watch(const HttpRequest& request,
   if (request.cancellation != nullptr) {
     request.cancellation->SetWaker(nullptr);
   }
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   --watching_;
   return result;
 }
 
 void FakeKubeServer::Set(const std::string& path, const std::string& json) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   Store(path, Json::parse(json));
 }
 
 void FakeKubeServer::Remove(const std::string& path) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   Erase(path);
 }
 
 FakeKubeServer::Json FakeKubeServer::Object(const std::string& path) const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   const auto found = objects_.find(path);
   return found == objects_.end() ? Json() : found->second;
 }
 
 void FakeKubeServer::Answer(int status, absl::Duration retry_after) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   answer_ = status;
   retry_after_ = retry_after;
 }
 
 void FakeKubeServer::SetFilter(std::function<int(const HttpRequest&)> filter) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   filter_ = std::move(filter);
 }
 
 void FakeKubeServer::BreakWatches(bool cleanly) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   clean_break_ = cleanly;
   ++breaks_;
+  changed_.notify_all();
 }
 
 void FakeKubeServer::Compact() {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   oldest_ = version_ + 1;
   ++version_;
   log_.clear();
+  changed_.notify_all();
 }
 
 void FakeKubeServer::Bookmark() {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   ++bookmarks_;
+  changed_.notify_all();
 }
 
 FakeKubeServer::Snapshot FakeKubeServer::Save() const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   return {objects_, version_};
 }
 
 void FakeKubeServer::Restore(const Snapshot& snapshot) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   objects_ = snapshot.objects;
   version_ = snapshot.version;
   oldest_ = std::min(oldest_, version_);
   log_.clear();
   clean_break_ = false;
   ++breaks_;
+  changed_.notify_all();
 }
 
 std::vector<std::string> FakeKubeServer::Requests() const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   return requests_;
 }
 
 int FakeKubeServer::watching() const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   return watching_;
 }
 
 uint64_t FakeKubeServer::version() const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   return version_;
 }
 

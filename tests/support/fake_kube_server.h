@@ -4,15 +4,15 @@
 #ifndef ESPALIER_TESTS_SUPPORT_FAKE_KUBE_SERVER_H_
 #define ESPALIER_TESTS_SUPPORT_FAKE_KUBE_SERVER_H_
 
+#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "agent/kube/transport.h"
 
 namespace espalier::kube {
@@ -82,34 +82,32 @@ class FakeKubeServer : public Transport {
   // Whether `path` is an object of `collection` (of any namespace).
   static bool In(const std::string& collection, const std::string& path);
   static bool Matches(const Parsed& parsed, const Json& object);
-  HttpResponse Serve(const HttpRequest& request, const Parsed& parsed)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  HttpResponse List(const Parsed& parsed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  HttpResponse Write(const HttpRequest& request, const Parsed& parsed)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  HttpResponse Serve(const HttpRequest& request, const Parsed& parsed);
+  HttpResponse List(const Parsed& parsed);
+  HttpResponse Write(const HttpRequest& request, const Parsed& parsed);
   absl::StatusOr<HttpResponse> Watch(const HttpRequest& request,
                                      const Parsed& parsed, const Sink& sink);
-  // Gives the object its metadata, stores it and logs the event.
-  Json& Store(const std::string& path, Json object)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Erase(const std::string& path) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::string NextEvent(const Parsed& parsed, uint64_t* position)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Under the mutex, as all that is below. Gives the object its metadata,
+  // stores it and logs the event.
+  Json& Store(const std::string& path, Json object);
+  void Erase(const std::string& path);
+  std::string NextEvent(const Parsed& parsed, uint64_t* position);
 
-  mutable absl::Mutex mutex_;
-  std::map<std::string, Json> objects_ ABSL_GUARDED_BY(mutex_);
-  std::deque<Logged> log_ ABSL_GUARDED_BY(mutex_);
-  uint64_t version_ ABSL_GUARDED_BY(mutex_) = 100;
-  uint64_t oldest_ ABSL_GUARDED_BY(mutex_) = 100;
-  uint64_t uids_ ABSL_GUARDED_BY(mutex_) = 0;
-  int answer_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Duration retry_after_ ABSL_GUARDED_BY(mutex_);
-  std::function<int(const HttpRequest&)> filter_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::string> requests_ ABSL_GUARDED_BY(mutex_);
-  uint64_t breaks_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool clean_break_ ABSL_GUARDED_BY(mutex_) = false;
-  uint64_t bookmarks_ ABSL_GUARDED_BY(mutex_) = 0;
-  int watching_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::condition_variable changed_;
+  mutable std::mutex mutex_;  // of what follows
+  std::map<std::string, Json> objects_;
+  std::deque<Logged> log_;
+  uint64_t version_ = 100;
+  uint64_t oldest_ = 100;
+  uint64_t uids_ = 0;
+  int answer_ = 0;
+  absl::Duration retry_after_;
+  std::function<int(const HttpRequest&)> filter_;
+  std::vector<std::string> requests_;
+  uint64_t breaks_ = 0;
+  bool clean_break_ = false;
+  uint64_t bookmarks_ = 0;
+  int watching_ = 0;
 };
 
 }  // namespace espalier::kube

@@ -3,11 +3,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <future>
+#include <mutex>
 #include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/kube/tls_server.h"
@@ -80,9 +81,9 @@ class CurlTransportTest : public ::testing::Test {
 
 TEST_F(CurlTransportTest, ARequestAndItsAnswerOverAKeptConnection) {
   std::string seen;
-  absl::Mutex mutex;
+  std::mutex mutex;
   Serve([&](const std::string& request, TlsServer::Connection& connection) {
-    absl::MutexLock lock(&mutex);
+    const std::lock_guard lock(mutex);
     seen = request;
     return connection.Write(HttpAnswer(200, "{\"a\":1}"));
   });
@@ -91,7 +92,7 @@ TEST_F(CurlTransportTest, ARequestAndItsAnswerOverAKeptConnection) {
   EXPECT_EQ(answer->status, 200);
   EXPECT_EQ(answer->body, "{\"a\":1}");
   {
-    absl::MutexLock lock(&mutex);
+    const std::lock_guard lock(mutex);
     EXPECT_THAT(seen, HasSubstr("GET /api/v1/nodes?limit=1 HTTP/1.1\r\n"));
     EXPECT_THAT(seen, HasSubstr("Authorization: Bearer token-one\r\n"));
     EXPECT_THAT(seen, HasSubstr("Accept: application/json\r\n"));
@@ -102,14 +103,14 @@ TEST_F(CurlTransportTest, ARequestAndItsAnswerOverAKeptConnection) {
                                       .body = "body"});
   ASSERT_TRUE(answer.ok()) << answer.status();
   {
-    absl::MutexLock lock(&mutex);
+    const std::lock_guard lock(mutex);
     EXPECT_THAT(seen, HasSubstr("PATCH /y HTTP/1.1\r\n"));
     EXPECT_THAT(seen, HasSubstr("Content-Type: application/x\r\n"));
     EXPECT_THAT(seen, HasSubstr("\r\n\r\nbody"));
   }
   // The handle of the PATCH is a GET without a body again.
   ASSERT_TRUE(Get("/z").ok());
-  absl::MutexLock lock(&mutex);
+  const std::lock_guard lock(mutex);
   EXPECT_THAT(seen, HasSubstr("GET /z"));
   EXPECT_THAT(seen, Not(HasSubstr("body")));
   EXPECT_EQ(server_->connections(), 1);
@@ -252,18 +253,18 @@ constexpr char kStreamHead[] =
     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 TEST_F(CurlTransportTest, AStreamComesAsItIsWritten) {
-  absl::Notification first_seen;
+  std::promise<void> first_seen;
   Serve([&](const std::string&, TlsServer::Connection& connection) {
     connection.Write(absl::StrCat(kStreamHead, "4\r\none\n\r\n"));
     // The second is not written before the first was seen.
-    first_seen.WaitForNotification();
+    first_seen.get_future().wait();
     return connection.Write("4\r\ntwo\n\r\n0\r\n\r\n");
   });
   std::string got;
   const absl::StatusOr<HttpResponse> answer =
       transport_->Do(HttpRequest{.target = "/"}, [&](absl::string_view octets) {
         got.append(octets.data(), octets.size());
-        if (got == "one\n") first_seen.Notify();
+        if (got == "one\n") first_seen.set_value();
         return true;
       });
   ASSERT_TRUE(answer.ok()) << answer.status();
@@ -310,9 +311,9 @@ TEST_F(CurlTransportTest, AStreamCanBeEndedByItsSinkOrFromOutside) {
                                  [](absl::string_view) { return false; })
                             .status()));
   Cancellation cancellation;
-  absl::Notification begun;
+  std::promise<void> begun;
   std::thread other([&] {
-    begun.WaitForNotification();
+    begun.get_future().wait();
     cancellation.Cancel();
   });
   EXPECT_TRUE(
@@ -321,7 +322,7 @@ TEST_F(CurlTransportTest, AStreamCanBeEndedByItsSinkOrFromOutside) {
                                              .timeout = absl::Hours(1),
                                              .cancellation = &cancellation},
                                  [&](absl::string_view) {
-                                   begun.Notify();
+                                   begun.set_value();
                                    return true;
                                  })
                             .status()));

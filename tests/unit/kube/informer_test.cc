@@ -1,10 +1,11 @@
 #include "agent/kube/informer.h"
 
+#include <condition_variable>
 #include <deque>
+#include <mutex>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/fake_kube_server.h"
@@ -30,38 +31,34 @@ class SomeRandom : public base::RandomSource {
 class HeldExecutor : public base::Executor {
  public:
   void Post(std::function<void()> task) override {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     tasks_.push_back(std::move(task));
+    posted_.notify_all();
   }
   // Runs the next; waits for it as long as it takes.
   void RunOne() {
-    const auto some = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return !tasks_.empty();
-    };
+    AwaitTasks(1);
     std::function<void()> task;
     {
-      absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(&some));
+      const std::lock_guard lock(mutex_);
       task = std::move(tasks_.front());
       tasks_.pop_front();
     }
     task();
   }
   void AwaitTasks(size_t count) {
-    const auto enough = [this, count]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return tasks_.size() >= count;
-    };
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(&enough));
+    std::unique_lock lock(mutex_);
+    posted_.wait(lock, [&] { return tasks_.size() >= count; });
   }
   size_t held() {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     return tasks_.size();
   }
 
  private:
-  absl::Mutex mutex_;
-  std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
+  std::mutex mutex_;
+  std::condition_variable posted_;
+  std::deque<std::function<void()>> tasks_;
 };
 
 class InformerTest : public ::testing::Test {

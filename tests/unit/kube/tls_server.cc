@@ -164,7 +164,7 @@ TlsServer::~TlsServer() {
   close(listener_);
   std::vector<std::thread> threads;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     for (const int fd : open_) shutdown(fd, SHUT_RDWR);
     threads.swap(threads_);
   }
@@ -172,7 +172,7 @@ TlsServer::~TlsServer() {
 }
 
 void TlsServer::SetCertificate(const Certificate& certificate) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   certificate_ = certificate;
 }
 
@@ -187,7 +187,7 @@ void TlsServer::Accept() {
     const int fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
     if (fd < 0) return;
     ++connections_;
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     open_.insert(fd);
     threads_.emplace_back(
         [this, fd, certificate = certificate_] { Serve(fd, certificate); });
@@ -229,7 +229,7 @@ void TlsServer::Serve(int fd, const Certificate& certificate) {
   ERR_clear_error();
   SSL_free(ssl);
   SSL_CTX_free(context);
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   open_.erase(fd);
   close(fd);
 }

@@ -6,13 +6,12 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
 namespace espalier::kube {
@@ -66,10 +65,10 @@ class TlsServer {
   int port_ = 0;
   std::atomic<int> connections_ = 0;
   std::atomic<int> requests_ = 0;
-  absl::Mutex mutex_;
-  Certificate certificate_ ABSL_GUARDED_BY(mutex_);
-  std::set<int> open_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::thread> threads_ ABSL_GUARDED_BY(mutex_);
+  std::mutex mutex_;  // of what follows
+  Certificate certificate_;
+  std::set<int> open_;
+  std::vector<std::thread> threads_;
   std::thread acceptor_;
 };
 
