@@ -95,6 +95,8 @@ struct PeerConfig {
   // not answer is tried as long as CHILD_SAs of the lost IKE_SA stand, else a
   // few times.
   bool on_demand = false;
+  // Never begun with by this end, not even in place of a lost tunnel on demand.
+  bool passive = false;
   // RFC 9611: this many CPUs, 0 to max_cpu_sas - 1, may get a CHILD_SA of their
   // own beside the fallback one that all others use. 0: none.
   uint32_t max_cpu_sas = 0;

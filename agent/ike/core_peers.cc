@@ -261,7 +261,8 @@ void Core::Impl::OnEstablished(IkeSa& sa) {
   // The old SAs of a restarted agent are let go by the peer only when it has
   // proof that this end has switched: a request after IKE_AUTH is one.
   const bool prove = peer.establishing.at_once() && sa.initiator();
-  peer.establishing.Succeeded();
+  // On demand, whoever began it: while its SAs stand a lost peer is tried.
+  peer.establishing.Succeeded(peer.config->on_demand && !peer.config->passive);
   std::erase(peer.attempts, sa.id());
   // First of all: what is displaced by it is no loss of the peer.
   peer.established.push_back(sa.id());

@@ -292,18 +292,26 @@ void IkeSa::Close(Ending ending, const std::string& why) {
   const bool was_up =
       stage_ == Stage::kEstablished || stage_ == Stage::kClosing;
   stage_ = Stage::kDead;
-  lost_ = ending == Ending::kLost;
-  if (peer_ == nullptr) return;
+  if (peer_ == nullptr) {
+    lost_ = ending == Ending::kLost;
+    return;
+  }
+  const bool last =
+      std::none_of(peer_->established.begin(), peer_->established.end(),
+                   [this](IkeSaId other) { return other != id_; });
+  // A tunnel on demand that this end has closed would stand until its hard
+  // lifetime, with nobody to close it.
+  const bool unwanted = last && peer_->config->on_demand &&
+                        !peer_->config->passive &&
+                        !peer_->establishing.wanted();
+  lost_ = ending == Ending::kLost && !unwanted;
   // The peer's rekey made a successor while ours was under way.
   if (PeerRekeyStands()) {
     peer_->tunnels.Inherit(id_, peer_rekey->successor);
     PassWishesOn(peer_rekey->successor);
   }
-  peer_->tunnels.OwnerGone(ctx_, id_, ending == Ending::kLost);
+  peer_->tunnels.OwnerGone(ctx_, id_, lost_);
   // Of a superfluous one, nobody has to hear.
-  const bool last =
-      std::none_of(peer_->established.begin(), peer_->established.end(),
-                   [this](IkeSaId other) { return other != id_; });
   if (was_up && last) {
     ctx_.Report(Event::Kind::kIkeSaDown, peer_id(), id_, {}, why);
   }

@@ -119,7 +119,8 @@ void Establishing::ReplaceAgain(Context& ctx) {
   attempt_at_ = ctx.now + ctx.Jitter(ctx.config.retry_base, 0.25);
 }
 
-void Establishing::Succeeded() {
+void Establishing::Succeeded(bool wanted) {
+  wanted_ = wanted_ || wanted;
   failures_ = 0;
   at_once_ = false;
   attempt_at_.reset();

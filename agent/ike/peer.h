@@ -39,7 +39,8 @@ class Establishing {
   void Stop();
   // An attempt of ours is under way.
   void Started() { attempt_at_.reset(); }
-  void Succeeded();
+  // `wanted`: also where the peer began.
+  void Succeeded(bool wanted);
   // An attempt of ours came to nothing. `held`: CHILD_SAs of an IKE_SA that was
   // lost still stand.
   void Failed(Context& ctx, const PeerConfig& config, bool held);

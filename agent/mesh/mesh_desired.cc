@@ -172,6 +172,7 @@ absl::StatusOr<ike::PeerConfig> Mesh::ConfigOf(const PeerState& peer) const {
   config.reqid = peer.reqid;
   config.force_encapsulation = spec.force_encapsulation || peer.fell_back_at;
   config.on_demand = cluster_.on_demand;
+  config.passive = spec.initiate == Initiate::kNever;
   config.grace = cluster_.grace;
   config.initiate = spec.initiate == Initiate::kAlways ||
                     (spec.initiate == Initiate::kAuto &&

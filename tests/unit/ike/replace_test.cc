@@ -462,6 +462,28 @@ TEST_F(OnDemand, APeerThatNeverAnswersIsGivenUp) {
   EXPECT_TRUE(lab_.PassBoth(a_, b_));
 }
 
+// Its Delete waits for an answer that never comes. The other end keeps what it
+// has until it hears better, and would have sent to nobody.
+TEST_F(OnDemand, WhatIsClosedWhileThePeerIsSilentIsGone) {
+  Establish(a_);
+  ASSERT_TRUE(lab_.PassBoth(a_, b_));
+  lab_.filter = [](Node&, Node&, Path&, base::Bytes&) { return false; };
+  const size_t sent = a_.sent.size();
+  while (a_.sent.size() == sent) lab_.Run(absl::Seconds(1));  // liveness
+  Close(a_);
+  lab_.Run(absl::Minutes(30));
+  EXPECT_TRUE(a_.core.IkeSas().empty());
+  EXPECT_TRUE(a_.sas.empty());
+  EXPECT_EQ(b_.sas.size(), 2u);
+  lab_.filter = nullptr;
+  lab_.Run(absl::Minutes(2));
+  EXPECT_EQ(b_.Established().size(), 1u);
+  EXPECT_TRUE(lab_.PassBoth(a_, b_));
+  Close(b_);
+  lab_.Run(absl::Minutes(2));
+  ExpectNothing();
+}
+
 TEST_F(OnDemand, ALostPeerIsTriedWhileItsSasStand) {
   Establish(a_);
   ASSERT_TRUE(lab_.PassBoth(a_, b_));
