@@ -46,10 +46,15 @@ def in_control(cluster, name: str, *words) -> list[str]:
             config(cluster), *(str(word) for word in words)]
 
 
+def run_in_control(cluster, *words) -> str:
+    return cluster.control.namespace.run([str(word) for word in words]).stdout
+
+
 class Watch:
     """kube-api-watch, and what it has said."""
 
     def __init__(self, cluster, *collections):
+        self.cluster = cluster
         self.log = cluster.lab.folder / "watch.log"
         self.process = subprocess.Popen(
             in_control(cluster, "kube-api-watch", *collections), text=True,
@@ -83,6 +88,12 @@ class Watch:
             figures = self.figures(collection)
             return figures if fields.items() <= figures.items() else None
         return wait_until(match, seconds, f"{collection} {fields}")
+
+    def ports(self) -> list[str]:
+        """Of its own ends of connections to the API server."""
+        text = run_in_control(self.cluster, "ss", "-Htnp", "state", "established")
+        return [line.split()[2].rpartition(":")[2] for line in text.splitlines()
+                if f"pid={self.process.pid}," in line]
 
     def end(self) -> int:
         self.process.stdin.close()
@@ -119,6 +130,30 @@ def test_an_outage_tears_nothing_down_and_loses_nothing(cluster):
     watch.await_said("put", 60, key="default")
     assert not watch.said("deleted")
     assert watch.await_figures(NAMESPACES, 60, failures=0)["undecodable"] == 0
+    assert watch.end() == 0
+
+
+# Neither end hears of it: packets vanish. What the server says by itself (a
+# bookmark a minute) would be missed first after 150 s.
+def test_a_half_dead_connection_is_noticed(cluster):
+    watch = Watch(cluster, "namespaces")
+    watch.await_said("list", first=True)
+    annotate(cluster, "preferred")
+    watch.await_said("put", key="default")
+    # Of this connection alone: kubectl's go on.
+    ports = watch.ports()
+    assert ports
+    rules = "\n".join(f"add rule inet cut input tcp {end} {port} drop"
+                      for port in ports for end in ("sport", "dport"))
+    run_in_control(cluster, "nft", "add table inet cut\nadd chain inet cut input "
+                   f"{{ type filter hook input priority 0; }}\n{rules}")
+    begin = time.monotonic()
+    annotate(cluster, "required")
+    watch.await_said("put", 90, key="default", annotation="required")
+    noticed = time.monotonic() - begin
+    assert not set(ports) & set(watch.ports())
+    assert not watch.said("deleted") and len(watch.said("list")) == 1
+    print(json.dumps({"half dead, seconds until the next watch has the change": noticed}))
     assert watch.end() == 0
 
 

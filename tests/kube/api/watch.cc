@@ -141,6 +141,11 @@ class Watched {
       kept_[put->object->meta.Key()] = put->object;
       line["what"] = "put";
       line["key"] = put->object->meta.Key();
+      const auto& annotations = put->object->meta.annotations;
+      if (const auto mode = annotations.find("espalier.dev/encryption");
+          mode != annotations.end()) {
+        line["annotation"] = mode->second;
+      }
     } else {
       const auto& object = std::get<Deleted<T>>(update).object;
       kept_.erase(object->meta.Key());
