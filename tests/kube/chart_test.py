@@ -127,6 +127,24 @@ def test_the_api_server_is_named_without_kube_proxy():
     assert "KUBERNETES_SERVICE_HOST" not in template({})
 
 
+def test_monitoring_names_metrics_that_exist():
+    """Those that docs/metrics.md lists."""
+    text = template({"metrics": {"listen": "0.0.0.0:9469", "podMonitor": {"enabled": True},
+                                 "rules": {"enabled": True}, "dashboard": {"enabled": True}}})
+    known = set(re.findall(r"`(espalier_[a-z0-9_]+)`",
+                           (CHART.parents[1] / "docs/metrics.md").read_text()))
+    rules = document(text, "PrometheusRule", "espalier")
+    dashboard = document(text, "ConfigMap", "espalier-dashboard")
+    for part in (rules, dashboard):
+        used = set(re.findall(r"\bespalier_[a-z0-9_]+", part))
+        assert len(used) > 5 and used <= known, used - known
+    json.loads((CHART / "monitoring/dashboard.json").read_text())
+    assert "portNumber: 9469" in document(text, "PodMonitor", "espalier-agent")
+    refused = helm("template", "espalier", str(CHART), values={
+        **CIDRS, "metrics": {"podMonitor": {"enabled": True}}})
+    assert refused.returncode != 0 and "metrics.listen" in refused.stderr
+
+
 def test_the_image_by_digest():
     digest = "sha256:" + "a" * 64
     text = template({"image": {"repository": "registry.example/espalier", "digest": digest}})

@@ -1,0 +1,90 @@
+"""The other container runtime and the other kube-proxy: containerd 2.4 calls
+CNI 1.1.0, STATUS included; and how clusters of the lab end."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lab import wait_until
+from lab.kube import Cluster, command, espalier
+from lab.kube.pods import pod_object, run_pods
+from lab.session import CGROUPS, start_time, sweep_stale
+
+
+@pytest.fixture(scope="module")
+def newer(kube_lab, image) -> Cluster:
+    cluster = Cluster(kube_lab, nodes=2, proxy_mode="iptables", runtime="2.4")
+    cluster.up()
+    cluster.load_image(image)
+    espalier.install(cluster)
+    cluster.wait_for_nodes()
+    return cluster
+
+
+def test_pods_and_services_with_containerd_2_and_iptables(newer):
+    a, b = newer.nodes
+    versions = {node["status"]["nodeInfo"]["containerRuntimeVersion"]
+                for node in newer.get("nodes")["items"]}
+    assert versions == {"containerd://2.4.2"}
+    lists = (a.cni_lists / "00-espalier.conflist").read_text()
+    assert '"1.1.0"' in lists
+    pods = run_pods(newer, pod_object("default", "a", a), pod_object(
+        "default", "b", b, labels={"app": "b"},
+        command=["httpd", "-f", "-p", "8080", "-h", "/etc"]))
+    for address in (pods[1].ipv4, pods[1].ipv6):
+        assert pods[0].ping(address) == 3
+    newer.apply({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "b", "namespace": "default"},
+        "spec": {"selector": {"app": "b"}, "ipFamilyPolicy": "RequireDualStack",
+                 "type": "NodePort", "ports": [{"port": 80, "targetPort": 8080}]}})
+    service = newer.get("service", "b")["spec"]
+    for address in service["clusterIPs"]:
+        host = f"[{address}]" if ":" in address else address
+        assert pods[0].exec("curl", "-sS", "--max-time", "5", "--retry", "5",
+                            "--retry-all-errors", "--retry-delay", "1",
+                            f"http://{host}/hostname").stdout.strip() == "b"
+    # From outside by node-1's port to the pod on node-2.
+    port = service["ports"][0]["nodePort"]
+    assert newer.outside.namespace.run(
+        ["curl", "-sS", "--max-time", "5", "--retry", "3", "--retry-all-errors",
+         f"http://{a.uplink.ipv4}:{port}/hostname"]).stdout.strip() == "b"
+
+
+def test_deleted_pods_leave_nothing(newer):
+    node = newer.nodes[0]
+    run_pods(newer, pod_object("default", "gone", node))
+    assert "esp" in node.run(["ip", "-o", "link"]).stdout
+    newer.kubectl("delete", "pods", "--all", "--wait", "--timeout=60s", timeout=70)
+    wait_until(lambda: not [line for line in node.run(["ip", "-o", "link"]).stdout.splitlines()
+                            if "@if" in line and ": esp" in line and "espalier0" not in line],
+               20, "no pod's interface is left")
+    assert espalier.ask_agent(newer, node.name, "pods").get("pods", []) == []
+
+
+def test_a_killed_cluster_leaves_nothing():
+    """As ./dev cluster, whose keeper is killed: the control plane alone."""
+    if command.read_state():
+        pytest.skip("./dev cluster is up")
+    up = subprocess.run([sys.executable, "-m", "lab.kube.command", "up", "--nodes=1"],
+                        capture_output=True, text=True, timeout=120)
+    assert up.returncode == 0, up.stdout + up.stderr
+    state = command.read_state()
+    inside = subprocess.run(["ip", "netns", "pids", state["nodes"]["node-1"]],
+                            capture_output=True, text=True).stdout.split()
+    processes = {int(pid): start_time(int(pid)) for pid in inside}
+    assert len(processes) > 2
+    os.kill(state["pid"], signal.SIGKILL)
+    wait_until(lambda: not [pid for pid, when in processes.items()
+                            if when and start_time(pid) == when], 30,
+               "all processes of the node are gone")
+    sweep_stale()
+    names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    assert state["nodes"]["node-1"] not in names
+    assert not list(CGROUPS.glob(f"*/{state['nodes']['node-1']}"))
+    assert not os.path.exists(state["folder"])
+    assert subprocess.run([sys.executable, "-m", "lab.kube.command", "status"],
+                          capture_output=True).returncode == 1
