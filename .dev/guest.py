@@ -70,7 +70,7 @@ def run(command: str, kernel: str = DEFAULT_KERNEL, cpus: int = 1,
     kernel_root = guest_parts.kernel(kernel)
     environment = f"PYTHONDONTWRITEBYTECODE=1 ESPALIER_GUEST={kernel}" + "".join(
         f" {name}={_quote(os.environ[name])}"
-        for name in ("ESPALIER_BIN_DIR", "ESPALIER_DATAPATH", "PYTHONPATH", "CI") if name in os.environ)
+        for name in ("ESPALIER_BIN_DIR", "ESPALIER_DATAPATH", "ESPALIER_ROUTING", "PYTHONPATH", "CI") if name in os.environ)
     start = START.format(
         modules=_quote(str(guest_parts.modules(kernel_root))), cwd=_quote(os.getcwd()),
         environment=environment, command=_quote(command), seconds=seconds)

@@ -164,6 +164,9 @@ struct TunnelPolicy {
   // Where the tunnel goes; for the driver's templates and for on-demand.
   IpAddress outer_source;
   IpAddress outer_destination;
+  // What its SAs are; beyond ESP tunnels only in the kernel datapath.
+  IpsecProtocol protocol = IpsecProtocol::kEsp;
+  SaMode mode = SaMode::kTunnel;
   friend bool operator==(const TunnelPolicy&, const TunnelPolicy&) = default;
 };
 

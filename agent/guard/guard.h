@@ -75,6 +75,17 @@ struct DesiredGuard {
   std::vector<GuardedPod> pods;
   std::vector<InsideBlock> inside;
   std::vector<base::IpAddress> own_addresses;  // of this node's devices
+  // What comes off a wire to this node itself with one of these sources was
+  // forged, or sent by a node that ought to use its tunnel: it is dropped, but
+  // for ESP, AH, IKE, and what uses one of the ports at either end. By the
+  // nftables guard alone.
+  std::vector<base::IpAddress> sealed_nodes;
+  struct Port {
+    uint8_t ip_protocol = 0;
+    uint16_t port = 0;
+    friend auto operator<=>(const Port&, const Port&) = default;
+  };
+  std::vector<Port> open_ports;
 
   // Whether the rest is complete. While it is false nothing that stands is
   // removed or weakened: what a restarted agent does not know yet stays as its

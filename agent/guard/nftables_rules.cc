@@ -1,5 +1,7 @@
 #include "agent/guard/nftables_rules.h"
 
+#include <netinet/in.h>
+
 #include <algorithm>
 #include <iterator>
 
@@ -19,8 +21,8 @@ using base::Mark;
 // Sets of one family's addresses; 4 or 6 is appended.
 constexpr const char* kRangeSets[] = {"pod_net", "inside", "plain_disabled",
                                       "plain_preferred", "plain_node"};
-constexpr const char* kAddressSets[] = {"local", "relaxed", "disabled",
-                                        "denied", "outside_in"};
+constexpr const char* kAddressSets[] = {"local",  "relaxed",    "disabled",
+                                        "denied", "outside_in", "sealed"};
 
 struct FamilyWords {
   Family family;
@@ -28,11 +30,19 @@ struct FamilyWords {
   const char* ip;
   const char* type;
   const char* link;  // what a pod may send besides, in place of its address
+  // What neither end can send by the tunnel: errors about the packets outside
+  // of it (anybody on the way may send those), and neighbour discovery.
+  const char* errors;
 };
 constexpr FamilyWords kFamilies[] = {
-    {Family::kIpv4, "4", "ip", "ipv4_addr", ""},
+    {Family::kIpv4, "4", "ip", "ipv4_addr", "",
+     "    icmp type { destination-unreachable, time-exceeded, "
+     "parameter-problem } return\n"},
     {Family::kIpv6, "6", "ip6", "ipv6_addr",
-     "    ip6 saddr { ::, fe80::/10 } return\n"}};
+     "    ip6 saddr { ::, fe80::/10 } return\n",
+     "    icmpv6 type { destination-unreachable, packet-too-big, "
+     "time-exceeded, parameter-problem, nd-router-solicit, nd-router-advert, "
+     "nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } return\n"}};
 
 std::string Quoted(const std::string& interface) {
   return absl::StrCat("\"", interface, "\"");
@@ -119,6 +129,13 @@ $LEAVES    $IP saddr @disabled$F $IP daddr @plain_disabled$F return
     $IP daddr @plain_node$F return
     counter name leak_to_pod drop
   }
+  chain sealed$F {
+    meta l4proto { esp, ah } return
+    udp dport { 500, 4500 } return
+    meta l4proto . th sport @open_ports return
+    meta l4proto . th dport @open_ports return
+$LINK_LAYER    counter name node_plaintext drop
+  }
 )";
 
 // `inner`: the pods' interfaces, the tunnel's, and loopback. What is not known
@@ -140,6 +157,8 @@ $INTO_ESP    meta nfproto ipv4 jump leave4
     iifname @pods meta nfproto ipv6 jump source6
     iifname != @inner ip saddr @local4 counter name wire_plaintext drop
     iifname != @inner ip6 saddr @local6 counter name wire_plaintext drop
+    iifname != @inner ip saddr @sealed4 fib daddr type local jump sealed4
+    iifname != @inner ip6 saddr @sealed6 fib daddr type local jump sealed6
   }
   chain forward {
     type filter hook forward priority -10; policy accept;
@@ -172,7 +191,8 @@ std::string RulesOf(const DesiredGuard& desired) {
         absl::StrReplaceAll(
             absl::StrReplaceAll(
                 kFamilyChains,
-                {{"$LINK", words.link},
+                {{"$LINK_LAYER", words.errors},
+                 {"$LINK", words.link},
                  {"$NOT_ENCRYPTED", tunnel.not_encrypted},
                  {"$LEAVES", leaves},
                  {"$DISABLED", SetMark(desired, Mark::kFromDisabled)}}),
@@ -250,6 +270,15 @@ GuardSets SetsOf(const DesiredGuard& desired) {
     sets[absl::StrCat("source", words.digit)];
   }
   for (const GuardedPod& pod : desired.pods) AddPod(pod, &sets);
+  sets["open_ports"];
+  for (const DesiredGuard::Port& port : desired.open_ports) {
+    // As nft lists it.
+    sets["open_ports"].insert(absl::StrCat(
+        port.ip_protocol == IPPROTO_TCP ? "tcp" : "udp", " . ", port.port));
+  }
+  for (const base::IpAddress& node : desired.sealed_nodes) {
+    sets[node.is_v4() ? "sealed4" : "sealed6"].insert(node.ToString());
+  }
   return sets;
 }
 
@@ -260,7 +289,8 @@ std::string Declarations() {
   }
   absl::StrAppend(&out,
                   "  set pods { type ifname; }\n"
-                  "  set inner { type ifname; }\n");
+                  "  set inner { type ifname; }\n"
+                  "  set open_ports { type inet_proto . inet_service; }\n");
   for (const FamilyWords& words : kFamilies) {
     for (const char* name : kRangeSets) {
       absl::StrAppend(&out, "  set ", name, words.digit, " { type ", words.type,
@@ -322,6 +352,8 @@ const std::vector<GuardCounter>& GuardCounters() {
        "from the outside to a required pod without espalier.dev/outside-in"},
       {"wrong_source", "its source address is not the pod's"},
       {"wire_plaintext", "off the wire with the source of a pod of this node"},
+      {"node_plaintext",
+       "plaintext to this node with the address of a node that uses ESP"},
   };
   return *counters;
 }

@@ -229,6 +229,12 @@ std::string TunnelText(const v1::Tunnel& t) {
        {"MTU", absl::StrCat(t.mtu())},
        {"Packets came in", YesNo(t.inbound_seen())},
        {"Probe", ProbeText(t)},
+       {"Node traffic",
+        absl::StrCat(t.node_traffic_required() ? "only by the tunnel"
+                                               : "not only by the tunnel",
+                     t.node_traffic_confirmed()
+                         ? "; the peer says that it uses it"
+                         : "; the peer does not say that it uses it")},
        {"In", CountersText(t.inbound())},
        {"Out", CountersText(t.outbound())}},
       0);
@@ -266,7 +272,9 @@ std::string TunnelText(const v1::Tunnel& t) {
                YesNo(sa.encapsulated()), absl::StrCat(sa.counters().packets()),
                HumanBytes(sa.counters().bytes()),
                absl::StrCat(Errors(sa.counters())),
-               sa.left_over() ? "until its successor carries traffic" : ""});
+               sa.left_over() ? "until its successor carries traffic"
+               : sa.has_cpu() ? absl::StrCat("of CPU ", sa.cpu())
+                              : ""});
   }
   return absl::StrCat(text, "\n", table.Render());
 }
@@ -332,13 +340,20 @@ std::string DropsText(const v1::ListDropsResponse& drops, bool wide) {
     text = absl::StrCat(table.Render(), "\n");
   }
   Table counters({"GUARD", "POD", "PACKETS", "REASON"});
-  bool any = false;
+  bool any = false, counts_node = false;
   for (const v1::VerdictCount& c : drops.counters()) {
     if (!c.drop() || c.packets() == 0) continue;
     any = true;
-    counters.Add({c.guard(), c.pod(), absl::StrCat(c.packets()), c.text()});
+    counts_node = counts_node || c.pod().empty();
+    counters.Add({c.guard(), c.pod().empty() ? "(node)" : c.pod(),
+                  absl::StrCat(c.packets()), c.text()});
   }
-  return any ? text + counters.Render() : text + "Nothing was dropped.\n";
+  if (!any) return text + "Nothing was dropped.\n";
+  return absl::StrCat(text, counters.Render(),
+                      counts_node ? "\nA guard that names no pod counts for "
+                                    "the whole node, and tells no single "
+                                    "packets.\n"
+                                  : "");
 }
 
 std::string ProofText(const v1::VerifyResponse& proof) {

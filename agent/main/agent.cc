@@ -110,6 +110,7 @@ absl::Status Agent::Start() {
 absl::StatusOr<mesh::Cluster> Agent::ClusterOf(mesh::Config config) const {
   // `auto` was decided at the start, for good.
   config.datapath_driver = datapath_->kind();
+  config.per_cpu_sas = datapath_->per_cpu_sas();
   return mesh::ClusterFromConfig(config);
 }
 

@@ -104,6 +104,8 @@ v1::Tunnel ToTunnel(const mesh::PeerStatus& peer, base::Instant now) {
   }
   tunnel.set_inbound_seen(peer.inbound_seen);
   tunnel.set_fell_back(peer.fell_back);
+  tunnel.set_node_traffic_confirmed(peer.probe.node_traffic);
+  tunnel.set_node_traffic_required(peer.sealed);
   tunnel.set_probe(mesh::ProbeVerdictName(peer.probe.verdict));
   if (peer.probe.last_answer) {
     SetDuration(now - *peer.probe.last_answer,
@@ -172,6 +174,7 @@ void FillEspSa(const mesh::SaStatus& sa, v1::EspSa* out) {
   out->set_suite(sa.suite.ToString());
   out->set_encapsulated(sa.encapsulated);
   out->set_left_over(sa.left_over);
+  if (sa.cpu) out->set_cpu(*sa.cpu);
   SetCounters(sa.counters, out->mutable_counters());
 }
 

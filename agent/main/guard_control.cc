@@ -28,6 +28,10 @@ guard::DesiredGuard GuardOf(const network::DesiredNetwork& network,
   for (const base::IpPrefix& cidr : network.node_cidrs) {
     out.inside.push_back(InsideBlock::OtherNodes(cidr));
   }
+  out.sealed_nodes = network.sealed_nodes;
+  for (const network::DesiredNetwork::Port& port : network.node_exceptions) {
+    out.open_ports.push_back({port.ip_protocol, port.port});
+  }
   std::vector<base::IpPrefix> tunnelled;
   for (const network::TunnelRoute& route : network.routes) {
     if (!route.pods_only && !route.node_only) {
@@ -101,6 +105,7 @@ void GuardControl::SetDesired(network::DesiredNetwork desired) {
   if (!desired.tunnel_interface.empty()) {
     tunnel_interface_ = desired.tunnel_interface;
   }
+  desired.tunnel_is_uplink = datapath_.policy_based;
   desired_ = desired;
   Apply();
   network_->SetDesired(std::move(desired));

@@ -47,6 +47,10 @@ class IkeAdapter : public mesh::IkeControl {
     driver_->core().RekeyChildSa(driver_->Now(), peer);
     driver_->WakeSoon();
   }
+  void WantCpuSa(ike::PeerId peer, uint32_t cpu) override {
+    driver_->core().WantCpuSa(driver_->Now(), peer, cpu);
+    driver_->WakeSoon();
+  }
   void HandleDatapathDone(ike::DatapathOpId op, absl::Status status) override {
     driver_->core().HandleDatapathDone(driver_->Now(), op, std::move(status));
     driver_->WakeSoon();

@@ -1,5 +1,7 @@
 #include "agent/main/node_datapath.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <sstream>
@@ -62,8 +64,10 @@ class User : public NodeDatapath {
 class Kernel : public NodeDatapath {
  public:
   Kernel(base::EventLoop* loop, base::RandomSource* random,
-         const mesh::Config& config, const std::string& uplink)
-      : driver_(loop, random, OptionsOf(config, uplink)),
+         const mesh::Config& config, const std::string& uplink,
+         uint32_t per_cpu_sas)
+      : per_cpu_sas_(per_cpu_sas),
+        driver_(loop, random, OptionsOf(config, uplink)),
         port_(loop, {.socket_path = config.espd_socket},
               [this](const base::Endpoint& local, const base::Endpoint& remote,
                      base::ByteSpan bytes) {
@@ -74,6 +78,7 @@ class Kernel : public NodeDatapath {
     return mesh::DatapathDriver::kKernel;
   }
   datapath::Datapath* driver() override { return &driver_; }
+  uint32_t per_cpu_sas() const override { return per_cpu_sas_; }
   absl::Status Start(IkeHandler handler) override {
     handler_ = std::move(handler);
     ESPALIER_RETURN_IF_ERROR(
@@ -117,10 +122,32 @@ class Kernel : public NodeDatapath {
     return options;
   }
 
+  const uint32_t per_cpu_sas_;
   datapath::KernelDatapath driver_;
   IkeHandler handler_;
   runtime::HeldPort port_;
 };
+
+// As many as this kernel can have of those that the configuration wants.
+absl::StatusOr<uint32_t> PerCpuSas(base::RandomSource* random,
+                                   const mesh::Config& config) {
+  if (config.per_cpu_sas == 0) return 0;
+  ESPALIER_ASSIGN_OR_RETURN(const auto socket,
+                            netlink::Socket::Open({.protocol = NETLINK_XFRM}));
+  ESPALIER_ASSIGN_OR_RETURN(
+      const datapath::KernelFeatures features,
+      datapath::KernelDatapath::Probe(socket.get(), random));
+  if (!features.per_cpu) {
+    base::Log(LogLevel::kWarning,
+              "this kernel has no SAs per CPU (RFC 9611; Linux 6.13): "
+              "datapath.kernel.perCpuSas changes nothing",
+              {});
+    return 0;
+  }
+  // The kernel refuses the number of a CPU that cannot come.
+  return std::min(config.per_cpu_sas, static_cast<uint32_t>(std::max(
+                                          1L, sysconf(_SC_NPROCESSORS_CONF))));
+}
 
 // The interface that has the node's first address.
 absl::StatusOr<std::string> UplinkOf(const mesh::Config& config) {
@@ -169,7 +196,9 @@ absl::StatusOr<std::unique_ptr<NodeDatapath>> NodeDatapath::Choose(
   if (config.kernel_routing == mesh::KernelRouting::kPolicyBased) {
     ESPALIER_ASSIGN_OR_RETURN(uplink, UplinkOf(config));
   }
-  return std::make_unique<Kernel>(loop, random, config, uplink);
+  ESPALIER_ASSIGN_OR_RETURN(const uint32_t per_cpu_sas,
+                            PerCpuSas(random, config));
+  return std::make_unique<Kernel>(loop, random, config, uplink, per_cpu_sas);
 }
 
 std::vector<std::pair<std::string, uint64_t>> ParseXfrmStatistics(

@@ -39,6 +39,8 @@ class NodeDatapath {
 
   virtual mesh::DatapathDriver kind() const = 0;  // never kAuto
   virtual datapath::Datapath* driver() = 0;
+  // RFC 9611: for so many CPUs it takes SAs of their own.
+  virtual uint32_t per_cpu_sas() const { return 0; }
 
   // After the driver's events are set. `handler` gets what comes in on port
   // 4500, without the non-ESP marker.

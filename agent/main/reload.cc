@@ -53,6 +53,7 @@ std::vector<std::string> StartOnlyChanges(const mesh::Config& running,
   compare("ike.cryptoThreads", a.crypto_threads, b.crypto_threads);
   compare("datapath.driver", a.datapath_driver, b.datapath_driver);
   compare("datapath.kernel.routing", a.kernel_routing, b.kernel_routing);
+  compare("datapath.kernel.perCpuSas", a.per_cpu_sas, b.per_cpu_sas);
   compare("datapath.espdSocket", a.espd_socket, b.espd_socket);
   compare("datapath.replayWindow", a.replay_window, b.replay_window);
   compare("sockets.metrics", a.metrics_listen, b.metrics_listen);

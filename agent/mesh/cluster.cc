@@ -18,7 +18,8 @@ bool SameProposal(const ike::IkeProposal& a, const ike::IkeProposal& b) {
 
 bool SameProposal(const ike::ChildProposal& a, const ike::ChildProposal& b) {
   return a.cipher == b.cipher && a.key_bits == b.key_bits &&
-         a.integrity == b.integrity && a.groups == b.groups && a.esn == b.esn;
+         a.integrity == b.integrity && a.groups == b.groups && a.esn == b.esn &&
+         a.protocol == b.protocol;
 }
 
 template <typename T>
@@ -50,7 +51,8 @@ bool operator==(const PeerSpec& a, const PeerSpec& b) {
          SameProposals(a.ike_proposals, b.ike_proposals) &&
          SameProposals(a.child_proposals, b.child_proposals) &&
          a.force_encapsulation == b.force_encapsulation &&
-         a.initiate == b.initiate && a.probe == b.probe;
+         a.initiate == b.initiate && a.probe == b.probe &&
+         a.transport_mode == b.transport_mode;
 }
 
 absl::StatusOr<Cluster> ClusterFromConfig(const Config& config) {
@@ -72,7 +74,16 @@ absl::StatusOr<Cluster> ClusterFromConfig(const Config& config) {
     cluster.node_traffic_exceptions.push_back(
         {.ip_protocol = exception.ip_protocol, .port = exception.port});
   }
+  cluster.per_cpu_sas = config.per_cpu_sas;
   for (const Peer& peer : config.peers) {
+    if (config.datapath_driver == DatapathDriver::kUser &&
+        NeedsKernelDatapath(peer)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "peer ", peer.name, " asks for ",
+          peer.transport_mode ? "transport mode" : "AH",
+          ", which espalier-espd has not, and this kernel has no ESP of its "
+          "own: use ESP in tunnel mode, or a kernel with ESP"));
+    }
     PeerSpec spec{.name = peer.name,
                   .identity = peer.identity,
                   .addresses = peer.addresses,
@@ -84,7 +95,8 @@ absl::StatusOr<Cluster> ClusterFromConfig(const Config& config) {
                   .force_encapsulation = peer.force_encapsulation.value_or(
                       config.datapath_driver != DatapathDriver::kKernel),
                   .initiate = peer.initiate,
-                  .probe = peer.probe};
+                  .probe = peer.probe,
+                  .transport_mode = peer.transport_mode};
     if (const auto* psk = std::get_if<PskCredential>(&peer.credential)) {
       spec.credential = psk->secret;
     } else {

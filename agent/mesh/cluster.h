@@ -45,6 +45,15 @@ struct PeerSpec {
   bool force_encapsulation = false;
   Initiate initiate = Initiate::kAuto;
   bool probe = true;
+  // Between the nodes' own addresses, without pods (RFC 4301 4.1).
+  bool transport_mode = false;
+
+  // RFC 4302: what goes there is authenticated and stays readable, so no pod's
+  // packet does.
+  bool ah() const {
+    return !child_proposals.empty() &&
+           child_proposals.front().protocol == base::IpsecProtocol::kAh;
+  }
   friend bool operator==(const PeerSpec& a, const PeerSpec& b);
 };
 
@@ -63,6 +72,9 @@ struct Cluster {
   // Packets of the node itself to peers' node addresses.
   NodeTraffic node_traffic = NodeTraffic::kOff;
   std::vector<network::DesiredNetwork::Port> node_traffic_exceptions;
+  // RFC 9611: so many CPUs get SAs of their own; 0 is none. The datapath must
+  // have them.
+  uint32_t per_cpu_sas = 0;
   // How long an old SA stays once its successor carries traffic.
   absl::Duration drain_time = absl::Seconds(5);
 };

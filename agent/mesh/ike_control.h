@@ -2,6 +2,7 @@
 #ifndef ESPALIER_AGENT_MESH_IKE_CONTROL_H_
 #define ESPALIER_AGENT_MESH_IKE_CONTROL_H_
 
+#include <cstdint>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -26,6 +27,8 @@ class IkeControl {
   // is, which stays until the new one carries the traffic.
   virtual void Reestablish(ike::PeerId peer) = 0;
   virtual void RekeyChildSa(ike::PeerId peer) = 0;
+  // RFC 9611: an SA for what this CPU of ours sends, beside the fallback one.
+  virtual void WantCpuSa(ike::PeerId peer, uint32_t cpu) = 0;
   // ESP packets of that peer came in: it is alive.
   virtual void HandleInboundTraffic(ike::PeerId peer) = 0;
   virtual void HandleDatapathDone(ike::DatapathOpId op,

@@ -181,6 +181,7 @@ void Mesh::Execute(ike::InstallSa action) {
   shape.outer_destination = sa.outer_destination;
   shape.encapsulation = sa.encapsulation;
   shape.suite = sa.suite;
+  shape.cpu = sa.cpu;
   shape.remote_selectors = sa.remote_selectors;
   auto context = std::make_shared<std::pair<ike::InstallSa, base::EspSa>>(
       std::move(action), std::move(shape));
@@ -202,6 +203,7 @@ void Mesh::HandleInstalled(const ike::InstallSa& action, const base::EspSa& sa,
   } else {
     Child& child = peer->children[action.child];
     child.suite = sa.suite;
+    child.cpu = sa.cpu;
     child.encapsulated = sa.encapsulation.has_value();
     child.outer_family = sa.outer_destination.family();
     child.remote_selectors = sa.remote_selectors;
@@ -210,7 +212,8 @@ void Mesh::HandleInstalled(const ike::InstallSa& action, const base::EspSa& sa,
       tracker_.WatchInbound(key);
     } else {
       child.outbound = key;
-      peer->newest = action.child;
+      // Of the fallback alone depends what the tunnel is.
+      if (!child.cpu) peer->newest = action.child;
       // Installing it was the switch: what went out before is idle.
       DropLeftOversLater(peer, /*inbound=*/false);
       network_changed_ = true;  // the exact MTU
@@ -465,6 +468,7 @@ std::vector<PeerStatus> Mesh::Peers() const {
                       .state = peer->state,
                       .state_since = peer->state_since,
                       .probe = prober_.Status(id),
+                      .sealed = Sealed(*peer),
                       .fell_back = peer->fell_back_at.has_value(),
                       .mtu = MtuOf(*peer),
                       .last_problem = peer->problem,
@@ -473,7 +477,8 @@ std::vector<PeerStatus> Mesh::Peers() const {
     if (peer->newest) {
       status.inbound_seen = peer->children.at(*peer->newest).seen;
     }
-    const auto add = [&](const SaKey& key, bool left_over) {
+    const auto add = [&](const SaKey& key, bool left_over,
+                         std::optional<uint32_t> cpu = std::nullopt) {
       const auto found = tracker_.sas().find(key);
       if (found == tracker_.sas().end()) return;
       const TrackedSa& sa = found->second;
@@ -481,13 +486,14 @@ std::vector<PeerStatus> Mesh::Peers() const {
                             .suite = sa.suite,
                             .encapsulated = sa.encapsulated,
                             .left_over = left_over,
+                            .cpu = cpu,
                             .counters = sa.counters});
       Add(sa.counters, key.direction == Direction::kInbound ? &status.inbound
                                                             : &status.outbound);
     };
     for (const auto& [child_id, child] : peer->children) {
-      if (child.inbound) add(*child.inbound, false);
-      if (child.outbound) add(*child.outbound, false);
+      if (child.inbound) add(*child.inbound, false, child.cpu);
+      if (child.outbound) add(*child.outbound, false, child.cpu);
     }
     for (const SaKey& key : peer->left_over) add(key, true);
     result.push_back(std::move(status));

@@ -45,7 +45,8 @@ struct SaStatus {
   // Left by an earlier agent or IKE_SA; goes once its successor carries
   // traffic.
   bool left_over = false;
-  base::SaCounters counters;  // as of the last RefreshCounters
+  std::optional<uint32_t> cpu;  // RFC 9611: only what this CPU sends
+  base::SaCounters counters;    // as of the last RefreshCounters
 };
 
 struct PeerStatus {
@@ -60,6 +61,8 @@ struct PeerStatus {
   // A packet has come in on the newest inbound SA.
   bool inbound_seen = false;
   ProbeStatus probe;
+  // encryptNodeTraffic: its node's own packets are accepted by ESP alone.
+  bool sealed = false;
   // This node had to fall back from protocol 50 to UDP 4500 (or keeps to UDP as
   // the agent before it).
   bool fell_back = false;
@@ -129,6 +132,8 @@ class Mesh {
   uint32_t MtuOf(const PeerState& peer) const;
   void AddNodeRoute(const PeerState& peer, const base::IpAddress& address,
                     uint32_t mtu, network::DesiredNetwork* desired) const;
+  // Whether its node's own traffic comes by the tunnel or not at all.
+  bool Sealed(const PeerState& peer) const;
   bool ReachesNode(const PeerState& peer, const base::IpAddress& address) const;
 
   // --- what happens (mesh.cc) ---

@@ -43,11 +43,33 @@ std::vector<base::IpPrefix> PrefixesOf(
   return prefixes;
 }
 
+// What the pair's SAs are for, at either end.
+struct Ends {
+  std::vector<base::IpPrefix> local;
+  std::vector<base::IpPrefix> remote;
+};
+Ends EndsOf(const LocalNode& node, const PeerSpec& peer,
+            const OuterPath& path) {
+  if (peer.transport_mode) {
+    return {{base::IpPrefix::Host(path.local)},
+            {base::IpPrefix::Host(path.remote)}};
+  }
+  Ends ends{PrefixesOf(node.pod_cidrs, node.addresses),
+            PrefixesOf(peer.pod_cidrs, peer.addresses)};
+  if (peer.ah()) {
+    // The node's own packets; what pods send finds no policy, and goes nowhere.
+    ends.local = PrefixesOf({}, node.addresses);
+    for (const base::IpAddress& address : TunnelAddresses(node.pod_cidrs)) {
+      ends.local.push_back(base::IpPrefix::Host(address));
+    }
+  }
+  return ends;
+}
+
 std::vector<base::TrafficSelector> SelectorsOf(
-    const std::vector<base::IpPrefix>& pod_cidrs,
-    const std::vector<base::IpAddress>& addresses) {
+    const std::vector<base::IpPrefix>& prefixes) {
   std::vector<base::TrafficSelector> selectors;
-  for (const base::IpPrefix& prefix : PrefixesOf(pod_cidrs, addresses)) {
+  for (const base::IpPrefix& prefix : prefixes) {
     selectors.push_back(base::TrafficSelector::FromPrefix(prefix));
   }
   return selectors;
@@ -57,7 +79,8 @@ base::EspSuite SuiteOf(const ike::ChildProposal& proposal) {
   return {.cipher = proposal.cipher,
           .key_bits = proposal.key_bits,
           .integrity = proposal.integrity,
-          .esn = proposal.esn};
+          .esn = proposal.esn,
+          .protocol = proposal.protocol};
 }
 
 // The smallest over all suites that may be chosen, encapsulated.
@@ -81,10 +104,12 @@ void Mesh::SetCluster(Cluster cluster) {
   Work work(this);
   const bool node_changed = !in_sync_ || !(cluster.node == cluster_.node) ||
                             cluster.grace != cluster_.grace ||
-                            cluster.on_demand != cluster_.on_demand;
+                            cluster.on_demand != cluster_.on_demand ||
+                            cluster.per_cpu_sas != cluster_.per_cpu_sas;
   std::vector<PeerSpec> wanted = std::exchange(cluster.peers, {});
   cluster_ = std::move(cluster);
   prober_.SetLocal(TunnelAddresses(cluster_.node.pod_cidrs));
+  prober_.SetNodeTraffic(cluster_.node_traffic != NodeTraffic::kOff);
 
   std::vector<ike::Identity> identities;
   for (const PeerSpec& spec : wanted) identities.push_back(spec.identity);
@@ -166,9 +191,11 @@ absl::StatusOr<ike::PeerConfig> Mesh::ConfigOf(const PeerState& peer) const {
   if (!spec.child_proposals.empty()) {
     config.child_proposals = spec.child_proposals;
   }
-  config.local_selectors =
-      SelectorsOf(cluster_.node.pod_cidrs, cluster_.node.addresses);
-  config.remote_selectors = SelectorsOf(spec.pod_cidrs, spec.addresses);
+  const Ends ends = EndsOf(cluster_.node, spec, path);
+  config.local_selectors = SelectorsOf(ends.local);
+  config.remote_selectors = SelectorsOf(ends.remote);
+  config.transport_mode = spec.transport_mode;
+  config.max_cpu_sas = cluster_.per_cpu_sas;
   config.reqid = peer.reqid;
   config.force_encapsulation = spec.force_encapsulation || peer.fell_back_at;
   config.on_demand = cluster_.on_demand;
@@ -190,9 +217,14 @@ void Mesh::ConfigurePeer(PeerState* peer) {
     base::Log(base::LogLevel::kError, "peer not configured",
               {{"peer", peer->spec.name}, {"error", status}});
   }
-  prober_.SetPeer(peer->id, status.ok() && peer->spec.probe
-                                ? TunnelAddresses(peer->spec.pod_cidrs)
-                                : std::vector<base::IpAddress>());
+  for (uint32_t cpu = 0; status.ok() && cpu < cluster_.per_cpu_sas; ++cpu) {
+    ike_->WantCpuSa(peer->id, cpu);
+  }
+  // In transport mode there is no tunnel's address to ask.
+  const bool probed =
+      status.ok() && peer->spec.probe && !peer->spec.transport_mode;
+  prober_.SetPeer(peer->id, probed ? TunnelAddresses(peer->spec.pod_cidrs)
+                                   : std::vector<base::IpAddress>());
   if (peer->installed()) prober_.Start(peer->id);
   UpdateState(peer);
 }
@@ -214,18 +246,21 @@ void Mesh::RemovePeer(PeerState* peer) {
 
 void Mesh::ApplyPolicies() {
   std::vector<datapath::Policy> policies;
-  const std::vector<base::IpPrefix> local =
-      PrefixesOf(cluster_.node.pod_cidrs, cluster_.node.addresses);
   for (const auto& [id, peer] : peers_) {
     const absl::StatusOr<OuterPath> path =
         OuterPathTo(cluster_.node, peer->spec);
     if (!path.ok() || !peer->configured) continue;
-    policies.push_back(
-        {.reqid = peer->reqid,
-         .local = local,
-         .remote = PrefixesOf(peer->spec.pod_cidrs, peer->spec.addresses),
-         .outer_source = path->local,
-         .outer_destination = path->remote});
+    Ends ends = EndsOf(cluster_.node, peer->spec, *path);
+    policies.push_back({.reqid = peer->reqid,
+                        .local = std::move(ends.local),
+                        .remote = std::move(ends.remote),
+                        .outer_source = path->local,
+                        .outer_destination = path->remote,
+                        .protocol = peer->spec.ah() ? base::IpsecProtocol::kAh
+                                                    : base::IpsecProtocol::kEsp,
+                        .mode = peer->spec.transport_mode
+                                    ? base::SaMode::kTransport
+                                    : base::SaMode::kTunnel});
   }
   tracker_.SetPolicies(policies);
 }
@@ -274,16 +309,23 @@ bool Mesh::ReachesNode(const PeerState& peer,
                              });
 }
 
+bool Mesh::Sealed(const PeerState& peer) const {
+  if (peer.spec.ah() || peer.spec.transport_mode) return false;
+  return cluster_.node_traffic == NodeTraffic::kRequire ||
+         (cluster_.node_traffic == NodeTraffic::kConfirm && peer.node_traffic);
+}
+
 void Mesh::AddNodeRoute(const PeerState& peer, const base::IpAddress& address,
                         uint32_t mtu, network::DesiredNetwork* desired) const {
   const bool up =
       peer.state == TunnelState::kUp || peer.state == TunnelState::kAdopted;
-  if (cluster_.node_traffic == NodeTraffic::kOff ||
-      (cluster_.node_traffic == NodeTraffic::kSend && !up)) {
+  if (cluster_.node_traffic == NodeTraffic::kOff || peer.spec.ah() ||
+      (!Sealed(peer) && !up)) {
     return;
   }
   for (const base::IpAddress& own : cluster_.node.addresses) {
     if (own.family() != address.family()) continue;
+    if (Sealed(peer)) desired->sealed_nodes.push_back(address);
     desired->routes.push_back({.destination = base::IpPrefix::Host(address),
                                .mtu = mtu,
                                .node_only = true,
@@ -308,6 +350,8 @@ void Mesh::ApplyNetwork() {
     }
     for (const base::IpAddress& address : peer->spec.addresses) {
       desired.node_addresses.push_back(address);
+      // Its policy stands on the uplink.
+      if (peer->spec.transport_mode) continue;
       if (ReachesNode(*peer, address)) {
         desired.routes.push_back({.destination = base::IpPrefix::Host(address),
                                   .mtu = mtu,
@@ -332,6 +376,7 @@ void Mesh::ApplyNetwork() {
   desired.node_exceptions = cluster_.node_traffic_exceptions;
   std::ranges::sort(desired.routes);
   std::ranges::sort(desired.plain_routes);
+  std::ranges::sort(desired.sealed_nodes);
   network_->SetDesired(std::move(desired));
 }
 

@@ -1,6 +1,7 @@
 // What the tunnels' counters and probes tell: that a peer is alive, that its
 // wire drops protocol 50, that nobody has used its tunnel for long.
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "agent/base/log.h"
@@ -26,6 +27,13 @@ void Mesh::HandleProbeVerdict(ike::PeerId id) {
   Work work(this);
   PeerState* const peer = Find(id);
   if (peer == nullptr) return;
+  const bool says = prober_.Status(id).node_traffic;
+  if (std::exchange(peer->node_traffic, says) != says) {
+    base::Log(LogLevel::kInfo, "the node's own traffic",
+              {{"peer", peer->spec.name},
+               {"takes", says ? "the tunnel" : "no tunnel"}});
+    network_changed_ = true;
+  }
   const bool failing = prober_.Verdict(id) == ProbeVerdict::kFailing;
   if (!failing) {
     peer->failing_since.reset();

@@ -17,6 +17,7 @@ namespace espalier::mesh {
 // One CHILD_SA of the core's, as far as it is installed.
 struct Mesh::Child {
   std::optional<base::SaKey> inbound, outbound;
+  std::optional<uint32_t> cpu;  // RFC 9611; nullopt: the fallback SA
   base::EspSuite suite;
   bool encapsulated = false;
   base::Family outer_family = base::Family::kIpv4;
@@ -34,7 +35,8 @@ struct Mesh::PeerState {
   base::Instant state_since;
   std::string problem;
   std::map<ike::ChildSaId, Child> children;
-  // The child that outbound traffic takes: the last that was installed.
+  // The child that outbound traffic takes, but for CPUs with their own: the
+  // last that was installed.
   std::optional<ike::ChildSaId> newest;
   std::set<base::SaKey> left_over;
   base::SaCounters retired_inbound, retired_outbound;
@@ -42,6 +44,8 @@ struct Mesh::PeerState {
   // Asked for since the last tunnel went: without it and on demand, no tunnel
   // is what is wanted.
   bool wanted = false;
+  // Its agent's last word: its node's own traffic takes the tunnel.
+  bool node_traffic = false;
   // Set: ESP goes in UDP although the configuration says protocol 50.
   std::optional<base::Instant> fell_back_at;
   std::optional<base::Instant> failing_since;  // probes
@@ -52,10 +56,10 @@ struct Mesh::PeerState {
   uint64_t used_inbound = 0, used_outbound = 0;
   std::optional<base::Instant> last_used;
 
-  // An SA each way, of a CHILD_SA of the core's.
+  // An SA each way, for every CPU's traffic, of a CHILD_SA of the core's.
   bool installed() const {
     return std::ranges::any_of(children, [](const auto& entry) {
-      return entry.second.inbound && entry.second.outbound;
+      return entry.second.inbound && entry.second.outbound && !entry.second.cpu;
     });
   }
 };

@@ -13,6 +13,7 @@ namespace {
 
 constexpr uint32_t kMagic = 0x45535050;  // "ESPP"
 constexpr uint8_t kVersion = 1;
+constexpr uint16_t kNodeTrafficFlag = 1;
 // An answer to one of the last rounds still counts.
 constexpr uint64_t kRoundsRemembered = 4;
 
@@ -23,7 +24,7 @@ base::Bytes EncodeProbe(const ProbeMessage& message) {
   writer.WriteU32(kMagic);
   writer.WriteU8(kVersion);
   writer.WriteU8(static_cast<uint8_t>(message.kind));
-  writer.WriteU16(0);
+  writer.WriteU16(message.node_traffic ? kNodeTrafficFlag : 0);
   writer.WriteU64(message.nonce);
   return writer.Take();
 }
@@ -32,16 +33,18 @@ std::optional<ProbeMessage> DecodeProbe(base::ByteSpan bytes) {
   base::ByteReader reader(bytes);
   uint32_t magic = 0;
   uint8_t version = 0, kind = 0;
-  uint16_t reserved = 0;
+  uint16_t flags = 0;
   ProbeMessage message;
   if (!reader.ReadU32(&magic) || !reader.ReadU8(&version) ||
-      !reader.ReadU8(&kind) || !reader.ReadU16(&reserved) ||
+      !reader.ReadU8(&kind) || !reader.ReadU16(&flags) ||
       !reader.ReadU64(&message.nonce) || !reader.empty()) {
     return std::nullopt;
   }
-  if (magic != kMagic || version != kVersion || reserved != 0) {
+  if (magic != kMagic || version != kVersion ||
+      (flags & ~kNodeTrafficFlag) != 0) {
     return std::nullopt;
   }
+  message.node_traffic = flags == kNodeTrafficFlag;
   message.kind = static_cast<ProbeMessage::Kind>(kind);
   if (message.kind != ProbeMessage::Kind::kRequest &&
       message.kind != ProbeMessage::Kind::kReply) {
@@ -222,7 +225,8 @@ void Prober::Round(Target* target) {
     // A datagram that the kernel refuses is one without an answer.
     (void)link_->Send(way.local, way.remote,
                       EncodeProbe({.kind = ProbeMessage::Kind::kRequest,
-                                   .nonce = way.first_nonce + target->round}));
+                                   .nonce = way.first_nonce + target->round,
+                                   .node_traffic = node_traffic_}));
   }
   Schedule(target, target->try_time, /*end_of_round=*/true);
 }
@@ -325,6 +329,7 @@ void Prober::HandleDatagram(const base::IpAddress& local,
   const std::optional<Received> received = Receive(local, remote, bytes);
   if (!received) return;
   const auto& [target, way, message] = *received;
+  NoteNodeTraffic(target, message.node_traffic);
   if (message.kind == ProbeMessage::Kind::kReply) {
     HandleReply(target, way, message.nonce, /*by_node=*/false);
     return;
@@ -343,7 +348,14 @@ void Prober::HandleDatagram(const base::IpAddress& local,
   ++target->status.packets_out;
   (void)link_->Send(local, remote,
                     EncodeProbe({.kind = ProbeMessage::Kind::kReply,
-                                 .nonce = message.nonce}));
+                                 .nonce = message.nonce,
+                                 .node_traffic = node_traffic_}));
+}
+
+void Prober::NoteNodeTraffic(Target* target, bool tunnelled) {
+  if (std::exchange(target->status.node_traffic, tunnelled) != tunnelled) {
+    changed_(target->peer);
+  }
 }
 
 ProbeVerdict Prober::Verdict(ike::PeerId peer) const {

@@ -32,12 +32,15 @@ namespace espalier::mesh {
 
 inline constexpr uint16_t kProbePort = 9470;
 
-// "ESPP", a version, the kind, two octets 0, the nonce. A reply is as long as
-// its request, so nothing is amplified.
+// "ESPP", a version, the kind, two octets of flags (bit 0: node_traffic, the
+// others 0), the nonce. A reply is as long as its request, so nothing is
+// amplified.
 struct ProbeMessage {
   enum class Kind : uint8_t { kRequest = 1, kReply = 2 };
   Kind kind = Kind::kRequest;
   uint64_t nonce = 0;
+  // What the sender's node itself sends to the receiver's takes the tunnel.
+  bool node_traffic = false;
   friend bool operator==(const ProbeMessage&, const ProbeMessage&) = default;
 };
 base::Bytes EncodeProbe(const ProbeMessage& message);
@@ -93,6 +96,8 @@ struct ProbeStatus {
   uint64_t sent = 0, answered = 0;
   // Probe packets of every kind in the tunnel, for whoever counts the others.
   uint64_t packets_in = 0, packets_out = 0;
+  // What the peer's agent said of its node's own traffic last.
+  bool node_traffic = false;
   friend bool operator==(const ProbeStatus&, const ProbeStatus&) = default;
 };
 
@@ -101,7 +106,8 @@ class Prober {
  public:
   using Options = ProberOptions;
   // All outlive the prober; a null `link` turns all probes off. `changed` is
-  // called when a peer's verdict has changed, not inside a call of the owner.
+  // called when a peer's verdict, or what it says of itself, has changed, not
+  // inside a call of the owner.
   Prober(base::EventLoop* loop, base::Clock* clock, base::RandomSource* random,
          ProbeLink* link, std::function<void(ike::PeerId)> changed,
          Options options = Options());
@@ -110,6 +116,8 @@ class Prober {
   Prober& operator=(const Prober&) = delete;
 
   void SetLocal(const std::vector<base::IpAddress>& addresses);
+  // What each probe says of this node's own traffic.
+  void SetNodeTraffic(bool tunnelled) { node_traffic_ = tunnelled; }
   // The peer's tunnel addresses; none: no probes, and what it sends is not
   // answered. A change of them begins anew.
   void SetPeer(ike::PeerId peer, const std::vector<base::IpAddress>& remotes);
@@ -141,6 +149,7 @@ class Prober {
   void EndRound(Target* target);
   void Schedule(Target* target, absl::Duration delay, bool end_of_round);
   void Judge(Target* target, ProbeVerdict verdict);
+  void NoteNodeTraffic(Target* target, bool tunnelled);
   absl::Duration Jittered(absl::Duration duration);
   void HandleReply(Target* target, Way* way, uint64_t nonce, bool by_node);
   struct Received;
@@ -159,6 +168,7 @@ class Prober {
   ProbeLink* link_;
   std::function<void(ike::PeerId)> changed_;
   const Options options_;
+  bool node_traffic_ = false;
   std::vector<base::IpAddress> local_;
   std::map<ike::PeerId, std::unique_ptr<Target>> targets_;
   std::map<base::IpAddress, Target*> by_remote_;

@@ -194,6 +194,12 @@ absl::StatusOr<XfrmPolicy> DecodePolicy(base::ByteSpan payload) {
       base::ByteReader inner(attribute.value);
       if (!ReadStruct(&inner, &tmpl)) return Malformed("policy");
       policy.reqid = base::Reqid(tmpl.reqid);
+      if (tmpl.id.proto == IPPROTO_AH) {
+        policy.protocol = base::IpsecProtocol::kAh;
+      }
+      if (tmpl.mode == XFRM_MODE_TRANSPORT) {
+        policy.mode = base::SaMode::kTransport;
+      }
       ESPALIER_ASSIGN_OR_RETURN(policy.outer_source,
                                 Address(tmpl.saddr, tmpl.family, "policy"));
       ESPALIER_ASSIGN_OR_RETURN(policy.outer_destination,

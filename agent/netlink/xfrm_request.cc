@@ -59,6 +59,11 @@ uint8_t Number(base::IpsecProtocol protocol) {
   return protocol == base::IpsecProtocol::kAh ? IPPROTO_AH : IPPROTO_ESP;
 }
 
+uint8_t Number(base::SaMode mode) {
+  return mode == base::SaMode::kTransport ? XFRM_MODE_TRANSPORT
+                                          : XFRM_MODE_TUNNEL;
+}
+
 void PutIntegrity(const base::EspSa& sa, Request* request) {
   PutAlgorithm(request, XFRMA_ALG_AUTH_TRUNC,
                xfrm_algo_auth{.alg_trunc_len = static_cast<uint32_t>(
@@ -152,13 +157,9 @@ absl::StatusOr<Request> AddStateRequest(const base::EspSa& sa,
   info.saddr = Raw(sa.outer_source);
   info.family = Number(sa.outer_destination.family());
   info.reqid = sa.reqid.value();
-  if (sa.mode == base::SaMode::kTunnel) {
-    info.mode = XFRM_MODE_TUNNEL;
-    // Inner packets of either family; which ones is the policies' business.
-    info.flags = XFRM_STATE_AF_UNSPEC;
-  } else {
-    info.mode = XFRM_MODE_TRANSPORT;
-  }
+  info.mode = Number(sa.mode);
+  // Inner packets of either family; which ones is the policies' business.
+  if (sa.mode == base::SaMode::kTunnel) info.flags = XFRM_STATE_AF_UNSPEC;
   if (sa.suite.esn) info.flags |= XFRM_STATE_ESN;
   info.lft.soft_byte_limit = Limit(sa.limits.soft_bytes);
   info.lft.hard_byte_limit = Limit(sa.limits.hard_bytes);
@@ -237,11 +238,11 @@ Request SetPolicyRequest(const XfrmPolicy& policy) {
   if (!policy.blocks) {
     xfrm_user_tmpl tmpl{};
     tmpl.id.daddr = Raw(policy.outer_destination);
-    tmpl.id.proto = IPPROTO_ESP;
+    tmpl.id.proto = Number(policy.protocol);
     tmpl.saddr = Raw(policy.outer_source);
     tmpl.family = Number(policy.outer_destination.family());
     tmpl.reqid = policy.reqid.value();
-    tmpl.mode = XFRM_MODE_TUNNEL;
+    tmpl.mode = Number(policy.mode);
     tmpl.aalgos = tmpl.ealgos = tmpl.calgos = ~0u;
     request.PutStructAttribute(XFRMA_TMPL, tmpl);
   }

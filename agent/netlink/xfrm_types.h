@@ -55,7 +55,7 @@ struct XfrmState {
   base::SaLimits limits;
 };
 
-// One policy of the SPD: inner selector and the one ESP template.
+// One policy of the SPD: selector and the one template, of ESP or AH.
 struct XfrmPolicy {
   enum class Way : uint8_t {
     kIn = XFRM_POLICY_IN,
@@ -68,6 +68,8 @@ struct XfrmPolicy {
   base::Reqid reqid;
   // Unset in templates that match any outer address.
   base::IpAddress outer_source, outer_destination;
+  base::IpsecProtocol protocol = base::IpsecProtocol::kEsp;
+  base::SaMode mode = base::SaMode::kTunnel;
   uint32_t if_id = 0;
   bool blocks = false;  // no template: matching packets are dropped
 

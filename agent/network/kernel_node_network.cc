@@ -29,6 +29,17 @@ netlink::Request RequestFor(Verb verb, netlink::Address address) {
   return netlink::AddressRequest(verb, address);
 }
 
+// Of those on the interface that has the tunnel's addresses.
+bool OurAddress(const DesiredNetwork& desired,
+                const netlink::Address& address) {
+  // The tunnel's own interface is ours, its link-local address the kernel's.
+  if (!desired.tunnel_is_uplink) return !address.address.IsLinkLocal();
+  return std::ranges::any_of(
+      desired.own_pod_cidrs, [&](const base::IpPrefix& cidr) {
+        return cidr.Contains(base::IpPrefix::Host(address.address));
+      });
+}
+
 template <typename Map>
 void AddProblems(const Map& items, const char* kind,
                  std::vector<NetworkProblem>* problems) {
@@ -140,18 +151,24 @@ absl::Status KernelNodeNetwork::Read() {
   for (const netlink::Rule& rule : rules) {
     if (rule.protocol == kRouteProtocol) actual_rules[rule.ToString()] = rule;
   }
+  int32_t address_index = index;
+  if (index != 0 && desired_->tunnel_is_uplink) {
+    ESPALIER_ASSIGN_OR_RETURN(const netlink::Link loopback,
+                              client_.GetLink("lo"));
+    address_index = loopback.index;
+  }
   AddressMap actual_addresses;
   if (index != 0) {
     ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Address> addresses,
-                              client_.ListAddresses(index));
+                              client_.ListAddresses(address_index));
     for (const netlink::Address& address : addresses) {
-      // The interface is ours, its link-local address the kernel's.
-      if (address.address.IsLinkLocal()) continue;
+      if (!OurAddress(*desired_, address)) continue;
       actual_addresses[{address.address, address.prefix_length}] =
           Normalized(address);
     }
   }
   tunnel_index_ = index;
+  address_index_ = address_index;
   barriers_.SetActual(actual_barriers);
   routes_.SetActual(actual_routes);
   rules_.SetActual(actual_rules);
@@ -169,7 +186,7 @@ absl::Status KernelNodeNetwork::Read() {
 
 void KernelNodeNetwork::Apply() {
   ApplySettings();
-  addresses_.SetDesired(DesiredAddresses(*desired_, tunnel_index_));
+  addresses_.SetDesired(DesiredAddresses(*desired_, address_index_));
   RouteMap barriers, routes;
   for (const auto& [key, route] : DesiredRoutes(*desired_, tunnel_index_)) {
     (LeadsNowhere(route) ? barriers : routes)[key] = route;
@@ -260,7 +277,7 @@ void KernelNodeNetwork::ApplySettings() {
   }
   if (v4) SetSysctl("net/ipv4/ip_forward", "1");
   if (v6) failed_["IPv6 forwarding"] = EnableIpv6Forwarding();
-  if (tunnel_index_ != 0 && v4) {
+  if (tunnel_index_ != 0 && v4 && !desired_->tunnel_is_uplink) {
     // Loose: what comes out of the tunnel may have the address of a node,
     // whose own route is the uplink's.
     SetSysctl(absl::StrCat("net/ipv4/conf/", desired_->tunnel_interface,
@@ -373,7 +390,7 @@ void KernelNodeNetwork::HandleNotification(const netlink::Reply& reply) {
     case RTM_NEWADDR:
     case RTM_DELADDR: {
       const auto address = netlink::DecodeAddress(reply.payload);
-      ours = address.ok() && address->interface_index == tunnel_index_;
+      ours = address.ok() && address->interface_index == address_index_;
       break;
     }
     case RTM_NEWROUTE:

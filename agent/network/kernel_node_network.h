@@ -91,6 +91,8 @@ class KernelNodeNetwork : public NodeNetwork {
   netlink::RouteClient client_;
   std::optional<DesiredNetwork> desired_;
   int32_t tunnel_index_ = 0;
+  // Of the interface that has the tunnel's addresses.
+  int32_t address_index_ = 0;
   // Routes that lead nowhere, and those that lead somewhere.
   base::Reconciliation<RouteKey, netlink::Route> barriers_;
   base::Reconciliation<RouteKey, netlink::Route> routes_;

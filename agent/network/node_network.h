@@ -41,8 +41,11 @@ struct PlainRoute {
 struct DesiredNetwork {
   // Made by the datapath; empty or not there yet: what needs it waits.
   std::string tunnel_interface;
-  // Of that interface and source of its routes: at most one of each family,
-  // out of the node's own pod CIDRs.
+  // It is the node's uplink (policies there find the tunnel): only the routes
+  // through it are ours, and the tunnel's addresses stand on loopback.
+  bool tunnel_is_uplink = false;
+  // Of that interface (or loopback's) and source of its routes: at most one of
+  // each family, out of the node's own pod CIDRs.
   std::vector<base::IpAddress> tunnel_addresses;
   std::vector<TunnelRoute> routes;
   std::vector<PlainRoute> plain_routes;
@@ -64,6 +67,8 @@ struct DesiredNetwork {
     friend auto operator<=>(const Port&, const Port&) = default;
   };
   std::vector<Port> node_exceptions;
+  // Nodes whose own packets to this one come by their tunnel or not at all.
+  std::vector<base::IpAddress> sealed_nodes;
   uint32_t mark_mask = base::kDefaultMarkMask;
   friend bool operator==(const DesiredNetwork&,
                          const DesiredNetwork&) = default;

@@ -24,12 +24,12 @@ EXPERIMENTAL = b"\x88\xb5"  # IEEE 802: for local use
 ETHERTYPES = {0x0800: 4, 0x86DD: 6}
 IPV6_EXTENSIONS = {0, 43, 60}
 FRAGMENT_HEADER = 44
-UDP, ESP, ICMPV6 = 17, 50, 58
+UDP, ESP, AH, ICMPV6 = 17, 50, 51, 58
 IKE_PORT, NAT_PORT = 500, 4500
 
 
 class Packet(NamedTuple):
-    kind: str  # esp, esp-udp, ike, keepalive, plaintext, control, other
+    kind: str  # esp, esp-udp, ah, ike, keepalive, plaintext, control, other
     source: str
     destination: str
     spi: int = 0
@@ -130,6 +130,8 @@ def classify(frame: bytes, cidrs: tuple) -> Packet:
         kind = "control" if CONTROL_MARK in frame else "plaintext"
     elif protocol == ESP and len(payload) >= 4:
         kind, spi = "esp", int.from_bytes(payload[:4], "big")
+    elif protocol == AH and len(payload) >= 8:
+        kind, spi = "ah", int.from_bytes(payload[4:8], "big")
     elif protocol == UDP and len(payload) >= 8:
         kind, spi = _udp_kind(payload)
     return Packet(kind, _text(source), _text(destination), spi, length)

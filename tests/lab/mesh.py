@@ -15,16 +15,19 @@ class Mesh:
     up() starts all, attaches a pod a node, and waits for the tunnels.
 
     `extra` goes into every node's configuration (Node.write_config). `driver` is
-    the datapath of all nodes, or of each by its name."""
+    the datapath of all nodes, or of each by its name; `kernel` goes into
+    datapath.kernel."""
 
     def __init__(self, lab: Lab, count: int = 2, *, extra: dict | None = None,
                  key_log: bool = False, peer_fields: dict | None = None,
-                 driver: str | dict[str, str] | None = None):
+                 driver: str | dict[str, str] | None = None, kernel: dict | None = None):
         self.lab = lab
         self.wire = Wire(lab)
         drivers = driver if isinstance(driver, dict) else dict.fromkeys(NAMES, driver)
         self.nodes = [Node(lab, self.wire, name, number, driver=drivers.get(name))
                       for number, name in enumerate(NAMES[:count], 1)]
+        for node in self.nodes:
+            node.kernel_options = {**node.kernel_options, **(kernel or {})}
         self.psk = secrets.token_hex(32)
         self.extra = extra or {}
         self.key_log = key_log

@@ -52,6 +52,12 @@ def default_driver() -> str:
     return os.environ.get("ESPALIER_DATAPATH", "user")
 
 
+def default_kernel_options() -> dict:
+    """The same for how the kernel finds tunnels: ESPALIER_ROUTING=policy-based."""
+    routing = os.environ.get("ESPALIER_ROUTING")
+    return {"routing": routing} if routing else {}
+
+
 class Node:
     """number: 1 to 254; it decides the node's addresses and pod CIDRs. driver:
     datapath.driver, "user" or "kernel"."""
@@ -60,6 +66,8 @@ class Node:
                  driver: str | None = None):
         self.lab = lab
         self.driver = driver or default_driver()
+        # datapath.kernel, with that driver.
+        self.kernel_options = default_kernel_options()
         self.name = name
         self.number = number
         self.folder = lab.folder / name
@@ -109,7 +117,7 @@ class Node:
                      extra: dict | None = None,
                      peer_fields: dict[str, dict] | None = None) -> None:
         """extra: top-level fields that are added or replaced; peer_fields: the
-        same in the entry of the peer with that name."""
+        same in the entry of the peer with that name, left out when None."""
         write_secret(self.folder / "mesh.psk", psk)
         config = {
             "node": {"name": self.name, "addresses": self.addresses,
@@ -117,10 +125,14 @@ class Node:
             "cluster": {"podCIDRs": CLUSTER_CIDRS},
             "auth": {"pskFile": "mesh.psk"},
             "peers": [
-                {"name": peer.name, "addresses": peer.addresses,
-                 "podCIDRs": peer.pod_cidrs, **(peer_fields or {}).get(peer.name, {})}
+                {field: value for field, value in {
+                    "name": peer.name, "addresses": peer.addresses,
+                    "podCIDRs": peer.pod_cidrs,
+                    **(peer_fields or {}).get(peer.name, {})}.items() if value is not None}
                 for peer in peers],
-            "datapath": {"driver": self.driver, "espdSocket": str(self.espd_socket)},
+            "datapath": {"driver": self.driver, "espdSocket": str(self.espd_socket),
+                         **({"kernel": self.kernel_options}
+                            if self.driver == "kernel" and self.kernel_options else {})},
             "sockets": {"metrics": "127.0.0.1:9469"},
             "runDirectory": str(self.run_directory),
             "stateDirectory": str(self.folder / "state"),

@@ -305,6 +305,39 @@ TEST_F(NftablesGuardTest, KeepsPlaintextOfRequiredPodsOffTheWire) {
   EXPECT_EQ(Count("outside_in"), 1u);
 }
 
+// encryptNodeTraffic: what claims to be a peer's node comes by its tunnel.
+TEST_F(NftablesGuardTest, PlaintextOfASealedNodeIsDropped) {
+  DesiredGuard desired = Desired();
+  const auto reaches_node = [&](const std::string& source) {
+    const int sender = wire_->Socket(source);
+    const int receiver = UdpSocket(Ip("192.0.2.1"));
+    Send(sender, Ip("192.0.2.1"));
+    const bool passes = Receives(receiver);
+    close(sender);
+    close(receiver);
+    return passes;
+  };
+  guard_->SetDesired(desired);
+  EXPECT_TRUE(reaches_node("192.0.2.2")) << "the control";
+  desired.sealed_nodes = {Ip("192.0.2.2"), Ip("2001:db8::2")};
+  desired.open_ports = {{IPPROTO_TCP, kPort}};
+  guard_->SetDesired(desired);
+  ASSERT_THAT(guard_->Problems(), IsEmpty());
+  EXPECT_FALSE(reaches_node("192.0.2.2"));
+  EXPECT_EQ(Count("node_plaintext"), 1u);
+  EXPECT_TRUE(reaches_node("198.51.100.9")) << "not a node";
+  // What the next look finds is what was written.
+  Settle();
+  EXPECT_EQ(repairs_, 0);
+  desired.open_ports.push_back({IPPROTO_UDP, kPort});
+  guard_->SetDesired(desired);
+  EXPECT_TRUE(reaches_node("192.0.2.2")) << "an exception";
+  desired.open_ports.clear();
+  desired.sealed_nodes.clear();
+  guard_->SetDesired(desired);
+  EXPECT_TRUE(reaches_node("192.0.2.2"));
+}
+
 TEST_F(NftablesGuardTest, LetsPassWhatNeverLeavesTheNodeAndTheOutside) {
   guard_->SetDesired(Desired());
   EXPECT_TRUE(

@@ -111,6 +111,38 @@ class NodeNetworkTest : public testing::PrivateNamespaceTest {
   int32_t tunnel_ = 0;
 };
 
+// Policies on the uplink find the tunnel: the uplink is not ours, and an agent
+// that tidied it up would take the node off its network.
+TEST_F(NodeNetworkTest, AnUplinkThatIsTheTunnelKeepsItsAddresses) {
+  DesiredNetwork desired = Desired();
+  desired.tunnel_interface = "up0";
+  desired.tunnel_is_uplink = true;
+  const auto before = *client_->ListAddresses(uplink_);
+  ASSERT_FALSE(before.empty());
+  network_->SetDesired(desired);
+  Settle();
+  ASSERT_TRUE(network_->Resync().ok());
+  EXPECT_THAT(network_->Problems(), IsEmpty());
+  EXPECT_EQ(*client_->ListAddresses(uplink_), before);
+  const auto to_peer = client_->LookUpRoute(Ip("10.244.2.9"));
+  ASSERT_TRUE(to_peer.ok()) << to_peer.status();
+  EXPECT_EQ(to_peer->interface_index, uplink_);
+  EXPECT_EQ(to_peer->preferred_source, Ip("10.244.1.1"));
+  // The control: an interface that is the tunnel's own is tidied up.
+  ASSERT_TRUE(
+      client_
+          ->Apply(Verb::kAdd, netlink::Address{.interface_index = tunnel_,
+                                               .address = Ip("192.0.2.9"),
+                                               .prefix_length = 24})
+          .ok());
+  network_->SetDesired(Desired());
+  Settle();
+  const auto left = *client_->ListAddresses(tunnel_);
+  for (const netlink::Address& address : left) {
+    EXPECT_NE(address.address, Ip("192.0.2.9"));
+  }
+}
+
 TEST_F(NodeNetworkTest, MakesWhatIsDesiredOnce) {
   network_->SetDesired(Desired());
   for (const NetworkProblem& problem : network_->Problems()) {

@@ -4,6 +4,7 @@ and what must stay outside of the tunnels at all times."""
 import pytest
 
 from lab import wait_until
+from lab.capture import control_frame, put_on_wire
 from lab.drivers import datapath_of
 from lab.mesh import Mesh
 from lab.transfer import tcp_transfer
@@ -82,6 +83,72 @@ def test_send_uses_the_tunnel_when_there_is_one(lab):
     assert pings_seen(packets, ODD_SIZE - 100) == 4
     # Of each ping the request is encrypted; b's answers are not yet.
     assert pings_seen(packets, ODD_SIZE) == 2
+
+
+FORGED_PORT, OPEN_PORT = 4444, 5353
+JUDGE = """
+table inet judge {
+  counter forged { }
+  counter open { }
+  chain input {
+    type filter hook input priority 100; policy accept;
+    udp dport 4444 counter name forged
+    udp dport 5353 counter name open
+  }
+}
+"""
+
+
+def arrived(node, counter: str) -> int:
+    words = node.namespace.run(["nft", "list", "counter", "inet", "judge", counter]).stdout
+    return int(words.split("packets")[1].split()[0])
+
+
+def forge(mesh, source, target) -> None:
+    """Plaintext that claims to be of `source`'s node, in both families."""
+    put_on_wire(mesh.wire.namespace, f"port{target.number}", [
+        control_frame(sender, receiver, source.uplink.mac, target.uplink.mac, port)
+        for sender, receiver in zip(source.addresses, target.addresses)
+        for port in (FORGED_PORT, OPEN_PORT)])
+
+
+def test_forged_plaintext_of_a_node_is_refused(lab):
+    """Accepted until the peer has confirmed that it uses the tunnel, or always
+    with `require`."""
+    exceptions = {"nodeTrafficExceptions": [f"udp/{OPEN_PORT}"]}
+    mesh = Mesh(lab, extra={"encryptNodeTraffic": "confirm", **exceptions})
+    a, b = mesh.nodes
+    b.write_config([a], mesh.psk, extra={"encryptNodeTraffic": "off"})
+    mesh.up()
+    for node in mesh.nodes:
+        node.namespace.run(["nft", "-f", "-"], input=JUDGE)
+    wait_until(lambda: b.show(a.name).get("node_traffic_confirmed"), 20, "a's word")
+    # The control: b has not confirmed, so a accepts both.
+    forge(mesh, b, a)
+    wait_until(lambda: arrived(a, "forged") == 2, 10, "forged packets")
+    assert ping(b, a) == [1, 1]
+    b.write_config([a], mesh.psk, extra={"encryptNodeTraffic": "send"})
+    wait_until(lambda: a.show(b.name).get("node_traffic_required"), 30, "b's word")
+    forge(mesh, b, a)
+    wait_until(lambda: arrived(a, "open") == 4, 10, "the exception's packets")
+    assert arrived(a, "forged") == 2
+    assert "node_plaintext" in a.kubectl("drops", "-o", "json")
+    assert "of a node that uses ESP" in a.kubectl("drops")
+    # b does not require it: what is forged still arrives there.
+    forge(mesh, a, b)
+    wait_until(lambda: arrived(b, "forged") == 2, 10, "forged packets")
+    assert ping(a, b) == [1, 1] and ping(b, a) == [1, 1]
+    b.write_config([a], mesh.psk, extra={"encryptNodeTraffic": "require", **exceptions})
+    wait_until(lambda: b.show(a.name).get("node_traffic_required"), 30, "require")
+    forge(mesh, a, b)
+    wait_until(lambda: arrived(b, "open") == 4, 10, "the exception's packets")
+    assert arrived(b, "forged") == 2
+    assert ping(a, b) == [1, 1] and ping(b, a) == [1, 1]
+    # Neighbour discovery is not taken for forged.
+    for node in mesh.nodes:
+        node.namespace.run(["ip", "neigh", "flush", "dev", node.uplink.device])
+    assert ping(a, b) == [1, 1] and ping(b, a) == [1, 1]
+    mesh.assert_reachable()
 
 
 def test_exceptions_stay_reachable_without_a_tunnel(lab):

@@ -72,18 +72,19 @@ void FakeDatapath::Acquire(base::Reqid reqid) {
   if (events_.acquire) events_.acquire(reqid);
 }
 
-const base::EspSa* FakeDatapath::Outbound(base::Reqid reqid) const {
+const base::EspSa* FakeDatapath::Outbound(base::Reqid reqid,
+                                          std::optional<uint32_t> cpu) const {
   const base::EspSa* newest = nullptr;
   uint64_t newest_order = 0;
   for (const auto& [key, sa] : sas_) {
     const uint64_t order = order_.at(key);
     if (key.direction == base::Direction::kOutbound && sa.reqid == reqid &&
-        !expired_.contains(key) && order >= newest_order) {
+        sa.cpu == cpu && !expired_.contains(key) && order >= newest_order) {
       newest = &sa;
       newest_order = order;
     }
   }
-  return newest;
+  return newest == nullptr && cpu ? Outbound(reqid) : newest;
 }
 
 absl::Status FakeDatapath::Install(base::EspSa sa) {

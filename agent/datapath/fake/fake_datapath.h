@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -49,8 +50,10 @@ class FakeDatapath : public Datapath {
   // Somebody removed it behind the agent's back.
   void RemoveByHand(const SaKey& key) { sas_.erase(key); }
 
-  // The SA that outbound traffic of this reqid takes: the newest.
-  const base::EspSa* Outbound(base::Reqid reqid) const;
+  // The SA that outbound traffic of this reqid takes: the newest. Of a CPU its
+  // own, while it has one (RFC 9611).
+  const base::EspSa* Outbound(base::Reqid reqid,
+                              std::optional<uint32_t> cpu = std::nullopt) const;
   const std::map<SaKey, base::EspSa>& sas() const { return sas_; }
   const std::map<base::Reqid, Policy>& policies() const { return policies_; }
   // How often an encryption key came a second time.

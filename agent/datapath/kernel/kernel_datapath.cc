@@ -257,9 +257,12 @@ void KernelDatapath::InstallSa(base::EspSa sa, Done done) {
         ": this kernel has no SAs per CPU (RFC 9611; Linux 6.13)")));
     return;
   }
-  netlink::XfrmStateOptions options{.if_id = if_id(),
+  const bool transport = sa.mode == base::SaMode::kTransport;
+  netlink::XfrmStateOptions options{.if_id = transport ? 0 : if_id(),
                                     .direction = features_.direction};
-  if (options_.mark_mask != 0) {
+  // AH hides nothing: the guards must not take what it carries for encrypted,
+  // nor its outer packets for what may pass them.
+  if (options_.mark_mask != 0 && !sa.suite.ah()) {
     options.set_mark =
         base::MarkValue(options_.mark_mask,
                         outbound ? base::Mark::kBypass : base::Mark::kFromEsp);
@@ -357,8 +360,11 @@ void KernelDatapath::RunInOrder(std::vector<netlink::Request> requests,
 }
 
 std::vector<XfrmPolicy> KernelDatapath::Expanded(const Policy& policy) const {
-  std::vector<XfrmPolicy> all = Expand(policy, if_id());
-  if (!route_based()) {
+  // An interface cannot have transport mode: it protects the packets of the
+  // uplink itself.
+  const bool transport = policy.mode == base::SaMode::kTransport;
+  std::vector<XfrmPolicy> all = Expand(policy, transport ? 0 : if_id());
+  if (!route_based() && !transport) {
     // What is between the nodes themselves is not the tunnel's (IKE, the API
     // server); without an interface of its own the policies alone decide.
     std::erase_if(all, [&](const XfrmPolicy& one) {

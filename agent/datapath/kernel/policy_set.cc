@@ -16,7 +16,8 @@ constexpr uint32_t kBasePriority = 0x45000;
 auto Order(const XfrmPolicy& policy) {
   return std::tie(policy.way, policy.source, policy.destination, policy.if_id,
                   policy.priority, policy.outer_source,
-                  policy.outer_destination, policy.reqid);
+                  policy.outer_destination, policy.reqid, policy.protocol,
+                  policy.mode);
 }
 
 bool Before(const XfrmPolicy& a, const XfrmPolicy& b) {
@@ -34,6 +35,8 @@ std::vector<XfrmPolicy> Expand(const Policy& policy, uint32_t if_id) {
       one.priority =
           kBasePriority + static_cast<uint32_t>(128 - remote.length());
       one.reqid = policy.reqid;
+      one.protocol = policy.protocol;
+      one.mode = policy.mode;
       one.if_id = if_id;
       one.way = XfrmPolicy::Way::kOut;
       one.source = local;
@@ -66,6 +69,8 @@ Policy Collapse(const std::vector<XfrmPolicy>& policies) {
     remote.insert(policy.destination);
     result.outer_source = policy.outer_source;
     result.outer_destination = policy.outer_destination;
+    result.protocol = policy.protocol;
+    result.mode = policy.mode;
   }
   result.local.assign(local.begin(), local.end());
   result.remote.assign(remote.begin(), remote.end());

@@ -73,6 +73,8 @@ struct Peer {
   // Probes in its tunnel tell whether packets pass; off for peers of other
   // makers, who do not answer them.
   bool probe = true;
+  // Transport mode: between the nodes' own addresses, without pods.
+  bool transport_mode = false;
   // Where the peer's entry stands in the file.
   int line = 0;
   int column = 0;
@@ -95,8 +97,10 @@ struct PrivateKeySource {
 
 // DESIGN 5: the node's own packets to its peers' node addresses.
 enum class NodeTraffic : uint8_t {
-  kOff,      // stays out of the tunnels
-  kSend,     // through a tunnel while that is up, else in plaintext
+  kOff,   // stays out of the tunnels
+  kSend,  // through a tunnel while that is up, else in plaintext
+  // kSend, and kRequire towards each peer whose agent says that it does either.
+  kConfirm,
   kRequire,  // through the tunnel or not at all
 };
 
@@ -191,6 +195,8 @@ struct Config {
   size_t fragment_size = 1200;
   DatapathDriver datapath_driver = DatapathDriver::kUser;
   KernelRouting kernel_routing = KernelRouting::kRouteBased;
+  // RFC 9611: so many CPUs get SAs of their own, where the kernel has them.
+  uint32_t per_cpu_sas = 0;
   std::string espd_socket = "/run/espalier/espd.sock";
   // Holds base::RunDirectory and the agent's own socket, agent.sock.
   std::string run_directory = "/run/espalier";
@@ -205,6 +211,9 @@ struct Config {
   // each, as an error has it.
   std::vector<std::string> warnings;
 };
+
+// Whether espalier-espd could not carry what this peer asks for.
+bool NeedsKernelDatapath(const Peer& peer);
 
 // Parses `text`, which came from the file `name`; reads no other file. On an
 // error: InvalidArgument whose message has one line for each error of the

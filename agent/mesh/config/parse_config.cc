@@ -15,6 +15,7 @@
 #include "agent/mesh/config/modes.h"
 #include "agent/mesh/config/proposals.h"
 #include "agent/mesh/config/reader.h"
+#include "agent/mesh/config/tunnel_kinds.h"
 #include "agent/mesh/config/yaml_tree.h"
 
 namespace espalier::mesh {
@@ -23,6 +24,8 @@ namespace {
 constexpr size_t kMaxPeers = 10'000;
 constexpr size_t kMaxCidrs = 256;
 constexpr size_t kMaxProposals = 16;
+// What the core takes for one peer.
+constexpr uint64_t kMaxCpuSas = 256;
 // DESIGN 3: hard limits lie at least this long after soft ones, so that an
 // agent's upgrade never meets one.
 constexpr absl::Duration kHardAfterSoft = absl::Minutes(15);
@@ -305,7 +308,10 @@ Peer ReadPeer(const YamlNode& node, const Defaults& defaults,
   ReadIdentity(map, peer.name, &peer.identity);
   map.Missing("addresses", "the peer's IP addresses");
   ReadAddresses(map, &peer.addresses);
-  map.Missing("podCIDRs", "the prefixes of the peer's pods");
+  ReadTunnelKind(map, &peer);
+  if (!peer.transport_mode) {
+    map.Missing("podCIDRs", "the prefixes of the peer's pods");
+  }
   ReadCidrs(map, "podCIDRs", &peer.pod_cidrs);
   ReadCidrs(map, "plaintextBlocks", &peer.plaintext_blocks);
   ReadPeerCredential(map, defaults, &peer);
@@ -422,6 +428,10 @@ void ReadDatapath(const YamlNode& node, ErrorList* errors, Config* out) {
                                 ? KernelRouting::kRouteBased
                                 : KernelRouting::kPolicyBased;
     }
+    uint64_t cpus = 0;
+    if (options.Number("perCpuSas", 0, kMaxCpuSas, &cpus)) {
+      out->per_cpu_sas = static_cast<uint32_t>(cpus);
+    }
     if (out->datapath_driver == DatapathDriver::kUser) {
       errors->Add(*kernel,
                   "datapath.kernel is there, but datapath.driver is 'user': "
@@ -443,10 +453,12 @@ void ReadDatapath(const YamlNode& node, ErrorList* errors, Config* out) {
 
 void ReadNodeTraffic(const MapReader& map, Config* out) {
   std::string stage;
-  if (map.OneOf("encryptNodeTraffic", {"off", "send", "require"}, &stage)) {
-    out->node_traffic = stage == "off"    ? NodeTraffic::kOff
-                        : stage == "send" ? NodeTraffic::kSend
-                                          : NodeTraffic::kRequire;
+  if (map.OneOf("encryptNodeTraffic", {"off", "send", "confirm", "require"},
+                &stage)) {
+    out->node_traffic = stage == "off"       ? NodeTraffic::kOff
+                        : stage == "send"    ? NodeTraffic::kSend
+                        : stage == "confirm" ? NodeTraffic::kConfirm
+                                             : NodeTraffic::kRequire;
   }
   std::vector<NodeTrafficException> exceptions;
   const auto read = [&](const std::string& text) -> absl::Status {
@@ -723,6 +735,7 @@ absl::StatusOr<Config> ParseConfig(const std::string& text,
                 &defaults.ike_proposals, &defaults.child_proposals);
   config.ike_proposals = defaults.ike_proposals;
   config.child_proposals = defaults.child_proposals;
+  RefuseAh(map, defaults.child_proposals);
   if (const YamlNode* node = map.Get("peers"); node != nullptr) {
     if (node->kind != YamlNode::Kind::kSequence) {
       map.Wrong("peers", *node, "a list of peers");
@@ -752,6 +765,10 @@ absl::StatusOr<Config> ParseConfig(const std::string& text,
   ReadFileLevel(map, &config);
   if (!from_file) SetOwnKey(&config);
   CheckMesh(config, node_line, node_column, &errors);
+  CheckTunnelKinds(config, &errors);
+  if (const YamlNode* stage = map.Get("encryptNodeTraffic"); stage != nullptr) {
+    CheckNodeTraffic(config, *stage, &errors);
+  }
   ESPALIER_RETURN_IF_ERROR(errors.ToStatus());
   return config;
 }

@@ -63,8 +63,12 @@ void AppendWords(const Table& table, std::vector<std::string>* words) {
   for (const auto& entry : table) words->push_back(entry.word);
 }
 
+// In the place of a cipher: RFC 4302, for CHILD_SAs.
+constexpr char kAhWord[] = "ah";
+
 // What both kinds of proposal have, before they part.
 struct Parts {
+  bool ah = false;
   CipherWord cipher{};
   Integrity integrity = Integrity::kNone;
   std::vector<Prf> prfs;
@@ -107,13 +111,16 @@ absl::StatusOr<Parts> Parse(const std::string& text, bool ike) {
   const std::vector<std::string> words =
       absl::StrSplit(text.substr(0, 256), '-');
   Parts parts;
+  parts.ah = !ike && words[0] == kAhWord;
   const auto* cipher = Find(kCiphers, words[0]);
-  if (cipher == std::end(kCiphers)) {
+  if (cipher == std::end(kCiphers) && !parts.ah) {
     std::vector<std::string> known;
     AppendWords(kCiphers, &known);
+    if (!ike) known.push_back(kAhWord);
     return WrongWord(text, words[0], known);
   }
-  parts.cipher = *cipher;
+  // AH needs what a cipher without integrity needs.
+  parts.cipher = parts.ah ? CipherWord{kAhWord, Cipher::kAesCbc, 0} : *cipher;
   for (size_t i = 1; i < words.size(); ++i) {
     const std::string& word = words[i];
     if (const auto* group = Find(kGroups, word); group != std::end(kGroups)) {
@@ -204,6 +211,10 @@ absl::StatusOr<ike::ChildProposal> ParseChildProposal(const std::string& text) {
   // Both enumerations carry IANA's numbers.
   proposal.cipher = static_cast<base::EspCipher>(parts.cipher.cipher);
   proposal.key_bits = parts.cipher.key_bits;
+  if (parts.ah) {
+    proposal.cipher = ike::ChildProposal().cipher;
+    proposal.protocol = base::IpsecProtocol::kAh;
+  }
   proposal.integrity = static_cast<base::EspIntegrity>(parts.integrity);
   proposal.groups = std::move(parts.groups);
   proposal.esn = parts.esn.value_or(true);

@@ -18,6 +18,7 @@ absl::StatusOr<ike::IkeProposal> ParseIkeProposal(const std::string& text);
 
 // "aes256gcm16-x25519", "aes128-sha256-modp2048-noesn"; without a group there
 // is no perfect forward secrecy on rekeys, without "noesn" ESN is preferred.
+// "ah-sha256-x25519" is AH (RFC 4302).
 absl::StatusOr<ike::ChildProposal> ParseChildProposal(const std::string& text);
 
 // What an IKE_SA came to use, in the same words:

@@ -56,6 +56,20 @@ TEST(NftablesRules, PolicyBasedHasNoInnerTunnel) {
                         "0x05000000 return"));
 }
 
+TEST(NftablesRules, SealedNodesAndOpenPorts) {
+  DesiredGuard desired = Desired();
+  EXPECT_THAT(TableOf(desired).sets.at("sealed4"), IsEmpty());
+  desired.sealed_nodes = {*base::IpAddress::Parse("192.0.2.2"),
+                          *base::IpAddress::Parse("2001:db8::2")};
+  desired.open_ports = {{6, 6443}, {17, 53}};
+  const GuardTable table = TableOf(desired);
+  EXPECT_THAT(table.sets.at("sealed4"), UnorderedElementsAre("192.0.2.2"));
+  EXPECT_THAT(table.sets.at("sealed6"), UnorderedElementsAre("2001:db8::2"));
+  EXPECT_THAT(table.sets.at("open_ports"),
+              UnorderedElementsAre("tcp . 6443", "udp . 53"));
+  EXPECT_EQ(table.rules, TableOf(Desired()).rules) << "sets alone differ";
+}
+
 TEST(NftablesRules, BeforeSyncEverythingIsInside) {
   DesiredGuard desired = Desired();
   desired.in_sync = false;

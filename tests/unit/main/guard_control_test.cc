@@ -208,6 +208,16 @@ TEST(GuardOf, InsideBlocks) {
               Not(Contains(InsideBlock::OtherNodes(Net("192.0.2.1/32")))));
 }
 
+TEST(GuardOf, SealedNodesComeWithTheirOpenPorts) {
+  network::DesiredNetwork desired = Desired();
+  desired.sealed_nodes = {Ip("192.0.2.2")};
+  desired.node_exceptions = {{6, 6443}};
+  const guard::DesiredGuard guard = GuardOf(desired, {}, GuardedDatapath{});
+  EXPECT_THAT(guard.sealed_nodes, ElementsAre(Ip("192.0.2.2")));
+  EXPECT_THAT(guard.open_ports,
+              ElementsAre(guard::DesiredGuard::Port{6, 6443}));
+}
+
 TEST(GuardOf, PolicyBasedHasNoTunnelInterface) {
   const guard::DesiredGuard guard =
       GuardOf(Desired(), {}, GuardedDatapath{.policy_based = true});

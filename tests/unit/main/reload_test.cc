@@ -70,6 +70,7 @@ TEST(StartOnlyChanges, IsWhatTheDocumentationSays) {
   b.guard = {.bpf = mesh::GuardBpf::kOff, .nftables = false};
   b.datapath_driver = mesh::DatapathDriver::kAuto;
   b.kernel_routing = mesh::KernelRouting::kPolicyBased;
+  b.per_cpu_sas = 1;
   b.espd_socket = b.run_directory = b.state_directory = "/x";
   b.key_log_directory = "/x";
   b.metrics_listen = base::Endpoint{base::IpAddress(), 1};

@@ -32,6 +32,9 @@ class FakeIke : public IkeControl {
   void Reestablish(ike::PeerId peer) override { reestablished.push_back(peer); }
   void HandleInboundTraffic(ike::PeerId peer) override { ++alive[peer]; }
   void RekeyChildSa(ike::PeerId) override {}
+  void WantCpuSa(ike::PeerId peer, uint32_t cpu) override {
+    cpus.push_back({peer, cpu});
+  }
   void HandleDatapathDone(ike::DatapathOpId op, absl::Status status) override {
     done[op] = std::move(status);
   }
@@ -47,6 +50,7 @@ class FakeIke : public IkeControl {
   std::map<ike::PeerId, ike::PeerConfig> peers;
   std::vector<ike::PeerId> removed, deleted, reestablished;
   std::map<ike::PeerId, int> alive;
+  std::vector<std::pair<ike::PeerId, uint32_t>> cpus;
   std::vector<std::pair<ike::PeerId, bool>> established;
   std::map<ike::DatapathOpId, absl::Status> done;
   std::vector<uint32_t> seen;

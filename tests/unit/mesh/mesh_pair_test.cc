@@ -69,6 +69,8 @@ class Side : public IkeControl, private ProbeLink {
     cluster.cluster_pod_cidrs = {*base::IpPrefix::Parse("10.244.0.0/16")};
     cluster.peers = {peer};
     cluster.on_demand = on_demand;
+    cluster.per_cpu_sas = per_cpu_sas;
+    cluster.node_traffic = node_traffic;
     cluster.idle_time = absl::Minutes(2);
     mesh_->SetCluster(cluster);
     fake.Connect();
@@ -109,9 +111,10 @@ class Side : public IkeControl, private ProbeLink {
     core_->HandleDatagram(loop_->Now(), path, datagram.bytes);
   }
 
-  // One packet to the other side; false when it does not arrive.
-  bool Send(Side& other) {
-    const base::EspSa* const out = fake.Outbound(mesh().Peers().at(0).reqid);
+  // One packet to the other side, by a CPU; false when it does not arrive.
+  bool Send(Side& other, std::optional<uint32_t> cpu = std::nullopt) {
+    const base::EspSa* const out =
+        fake.Outbound(mesh().Peers().at(0).reqid, cpu);
     if (out == nullptr || !esp_passes ||
         (drops_protocol50 && !out->encapsulation)) {
       return false;
@@ -151,6 +154,9 @@ class Side : public IkeControl, private ProbeLink {
   void RekeyChildSa(ike::PeerId peer) override {
     core_->RekeyChildSa(loop_->Now(), peer);
   }
+  void WantCpuSa(ike::PeerId peer, uint32_t cpu) override {
+    core_->WantCpuSa(loop_->Now(), peer, cpu);
+  }
   void HandleDatapathDone(ike::DatapathOpId op, absl::Status status) override {
     core_->HandleDatapathDone(loop_->Now(), op, std::move(status));
   }
@@ -175,6 +181,8 @@ class Side : public IkeControl, private ProbeLink {
   bool drops_protocol50 = false;
   // Of the next Start.
   bool on_demand = false;
+  uint32_t per_cpu_sas = 0;
+  NodeTraffic node_traffic = NodeTraffic::kOff;
 
   Mesh& mesh() { return *mesh_; }
   ike::Core& core() { return *core_; }
@@ -233,8 +241,10 @@ class MeshPairTest : public ::testing::Test {
   }
   void Traffic(bool on) {
     if (!on) return;
-    (a_.Send(b_) ? arrived_ : lost_) += 1;
-    (b_.Send(a_) ? arrived_ : lost_) += 1;
+    for (const std::optional<uint32_t> cpu : cpus_) {
+      (a_.Send(b_, cpu) ? arrived_ : lost_) += 1;
+      (b_.Send(a_, cpu) ? arrived_ : lost_) += 1;
+    }
   }
   void ExpectUp() {
     EXPECT_EQ(a_.Peer().state, TunnelState::kUp) << a_.Peer().last_problem;
@@ -254,6 +264,8 @@ class MeshPairTest : public ::testing::Test {
   Side a_{&loop_, &wire_, "node-a", 1};
   Side b_{&loop_, &wire_, "node-b", 2};
   bool cut_ = false;
+  // Those that send; nullopt has no SA of its own.
+  std::vector<std::optional<uint32_t>> cpus_ = {std::nullopt};
   uint64_t arrived_ = 0, lost_ = 0;
 };
 
@@ -451,6 +463,96 @@ TEST_F(MeshPairTest, ARekeyLosesNoPacket) {
     ExpectOnePair();
     EXPECT_NE(before.at(0).key, a_.Peer().sas.at(0).key) << "no rekey";
   }
+}
+
+// RFC 9611: beside the fallback SA one for each CPU, and none of their packets
+// is lost over rekeys and restarts.
+TEST_F(MeshPairTest, EachCpuHasItsOwnSa) {
+  a_.per_cpu_sas = b_.per_cpu_sas = 2;
+  StartBoth();
+  Run(absl::Seconds(2));
+  // The end that answered sends by a CPU's SA once the other end did.
+  cpus_ = {std::nullopt, 0, 1};
+  lost_ = 0;
+  Run(absl::Seconds(10));
+  EXPECT_EQ(lost_, 0u);
+  ExpectUp();
+  const auto expect_all = [&](const char* when) {
+    for (Side* side : {&a_, &b_}) {
+      EXPECT_THAT(side->fake.sas(), SizeIs(6)) << when;
+      const base::Reqid reqid = side->Peer().reqid;
+      std::set<base::Spi> spis;
+      for (const std::optional<uint32_t> cpu :
+           std::vector<std::optional<uint32_t>>{std::nullopt, 0, 1}) {
+        const base::EspSa* const sa = side->fake.Outbound(reqid, cpu);
+        ASSERT_NE(sa, nullptr) << when;
+        EXPECT_EQ(sa->cpu, cpu) << when;
+        spis.insert(sa->spi);
+      }
+      EXPECT_THAT(spis, SizeIs(3)) << when;
+      // What is no CPU of them takes the fallback.
+      EXPECT_EQ(side->fake.Outbound(reqid, 7), side->fake.Outbound(reqid));
+      EXPECT_EQ(std::ranges::count_if(
+                    side->Peer().sas,
+                    [](const SaStatus& sa) { return sa.cpu.has_value(); }),
+                4)
+          << when;
+    }
+  };
+  expect_all("at first");
+  a_.core().RekeyChildSa(loop_.Now(), a_.Peer().id);
+  Run(absl::Seconds(20));
+  EXPECT_EQ(lost_, 0u);
+  expect_all("after a rekey");
+  b_.Start(a_);
+  Run(absl::Seconds(40));
+  EXPECT_EQ(lost_, 0u);
+  ExpectUp();
+  expect_all("after a restart");
+  // The fallback alone makes the tunnel: without the others it is up.
+  for (const SaStatus& sa : a_.Peer().sas) {
+    if (sa.cpu) a_.fake.RemoveByHand(sa.key);
+  }
+  Run(absl::Seconds(2), /*traffic=*/false);
+  ExpectUp();
+}
+
+// A peer is held to its word: from when its agent says that its node uses the
+// tunnel, until it says otherwise.
+TEST_F(MeshPairTest, NodeTrafficIsConfirmedPeerByPeer) {
+  a_.node_traffic = NodeTraffic::kConfirm;
+  StartBoth();
+  Run(absl::Seconds(20));
+  ExpectUp();
+  EXPECT_FALSE(a_.Peer().sealed);
+  EXPECT_THAT(a_.network.desired.sealed_nodes, SizeIs(0));
+  EXPECT_TRUE(b_.Peer().probe.node_traffic) << "a says it";
+  EXPECT_FALSE(b_.Peer().sealed) << "b is off";
+  b_.node_traffic = NodeTraffic::kSend;
+  b_.Start(a_);
+  Run(absl::Seconds(40));
+  EXPECT_TRUE(a_.Peer().sealed);
+  EXPECT_THAT(a_.network.desired.sealed_nodes,
+              ::testing::ElementsAre(Side::Address(2)));
+  EXPECT_FALSE(b_.Peer().sealed) << "to send is not to require";
+  // Also while packets do not pass.
+  a_.esp_passes = b_.esp_passes = false;
+  Run(absl::Minutes(1), /*traffic=*/false);
+  EXPECT_NE(a_.Peer().state, TunnelState::kUp);
+  EXPECT_TRUE(a_.Peer().sealed);
+  a_.esp_passes = b_.esp_passes = true;
+  b_.node_traffic = NodeTraffic::kOff;
+  b_.Start(a_);
+  Run(absl::Minutes(1));
+  EXPECT_FALSE(a_.Peer().sealed);
+}
+
+TEST_F(MeshPairTest, SasPerCpuAreOnlyMadeWhereBothEndsHaveThem) {
+  a_.per_cpu_sas = 2;
+  StartBoth();
+  Run(absl::Seconds(10));
+  ExpectUp();
+  ExpectOnePair();
 }
 
 TEST_F(MeshPairTest, AnAgentsRestartLosesNoPacket) {

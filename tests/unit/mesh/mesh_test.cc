@@ -186,6 +186,69 @@ TEST_F(MeshTest, ConfiguresPeersPoliciesAndRoutes) {
   EXPECT_THAT(desired.node_addresses, Contains(Ip("192.0.2.3")));
 }
 
+// RFC 9611, eagerly; not where nobody asked for it.
+TEST_F(MeshTest, AsksForAnSaOfEachCpu) {
+  StartUsual();
+  EXPECT_THAT(ike_->cpus, IsEmpty());
+  EXPECT_EQ(ike_->peers.at(Id("node-c")).max_cpu_sas, 0u);
+  Cluster cluster = MakeCluster({MakePeer("node-c", 3)});
+  cluster.per_cpu_sas = 2;
+  mesh_->SetCluster(cluster);
+  EXPECT_EQ(ike_->peers.at(Id("node-c")).max_cpu_sas, 2u);
+  EXPECT_THAT(ike_->cpus,
+              ElementsAre(Pair(Id("node-c"), 0u), Pair(Id("node-c"), 1u)));
+}
+
+TEST_F(MeshTest, TransportModeIsBetweenTheNodesAlone) {
+  PeerSpec peer = MakePeer("node-c", 3);
+  peer.pod_cidrs.clear();
+  peer.transport_mode = true;
+  mesh_->SetCluster(MakeCluster({peer}));
+  Connect();
+  const ike::PeerConfig& config = ike_->peers.at(Id("node-c"));
+  EXPECT_TRUE(config.transport_mode);
+  EXPECT_THAT(
+      config.local_selectors,
+      ElementsAre(base::TrafficSelector::FromPrefix(Net("192.0.2.1/32"))));
+  EXPECT_THAT(
+      config.remote_selectors,
+      ElementsAre(base::TrafficSelector::FromPrefix(Net("192.0.2.3/32"))));
+  const datapath::Policy& policy = fake_.policies().at(config.reqid);
+  EXPECT_EQ(policy.mode, base::SaMode::kTransport);
+  EXPECT_THAT(policy.local, ElementsAre(Net("192.0.2.1/32")));
+  EXPECT_THAT(policy.remote, ElementsAre(Net("192.0.2.3/32")));
+  // Nothing is routed into the tunnels' interface for it.
+  EXPECT_THAT(network_.desired.routes, IsEmpty());
+  EXPECT_THAT(network_.desired.node_addresses, Contains(Ip("192.0.2.3")));
+}
+
+// What pods send finds no policy for AH, which would leave it readable.
+TEST_F(MeshTest, AhIsForTheNodeItselfAlone) {
+  PeerSpec peer = MakePeer("node-c", 3);
+  ike::ChildProposal proposal;
+  proposal.protocol = base::IpsecProtocol::kAh;
+  proposal.integrity = base::EspIntegrity::kHmacSha2_256_128;
+  peer.child_proposals = {proposal};
+  Cluster cluster = MakeCluster({peer, MakePeer("node-d", 4)});
+  cluster.node_traffic = NodeTraffic::kRequire;
+  mesh_->SetCluster(cluster);
+  Connect();
+  const ike::PeerConfig& config = ike_->peers.at(Id("node-c"));
+  const datapath::Policy& policy = fake_.policies().at(config.reqid);
+  EXPECT_EQ(policy.protocol, base::IpsecProtocol::kAh);
+  EXPECT_THAT(policy.local, Not(Contains(Net("10.244.1.0/24"))));
+  EXPECT_THAT(policy.local, Contains(Net("10.244.1.1/32")));
+  EXPECT_THAT(policy.local, Contains(Net("192.0.2.1/32")));
+  const datapath::Policy& other =
+      fake_.policies().at(ike_->peers.at(Id("node-d")).reqid);
+  EXPECT_EQ(other.protocol, base::IpsecProtocol::kEsp);
+  EXPECT_THAT(other.local, Contains(Net("10.244.1.0/24")));
+  // Nor is it what encryptNodeTraffic asks for.
+  for (const network::TunnelRoute& route : network_.desired.routes) {
+    EXPECT_FALSE(route.node_only && route.destination == Net("192.0.2.3/32"));
+  }
+}
+
 TEST_F(MeshTest, NothingIsEstablishedBeforeTheDatapathAnswers) {
   mesh_->SetCluster(MakeCluster({MakePeer("node-c", 3)}));
   EXPECT_THAT(ike_->established, IsEmpty());

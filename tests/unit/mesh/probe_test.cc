@@ -111,6 +111,13 @@ TEST(ProbeMessageTest, SurvivesTheWireAndNothingElseIsOne) {
   for (size_t bit = 0; bit < 8 * 8; ++bit) {
     base::Bytes flipped = bytes;
     flipped[bit / 8] ^= static_cast<uint8_t>(1 << (bit % 8));
+    if (bit == 56) {
+      ProbeMessage of_node = message;
+      of_node.node_traffic = true;
+      EXPECT_EQ(DecodeProbe(flipped), of_node);
+      EXPECT_EQ(EncodeProbe(of_node), flipped);
+      continue;
+    }
     EXPECT_EQ(DecodeProbe(flipped), std::nullopt) << bit;
   }
 }

@@ -100,6 +100,16 @@ TEST(XfrmPolicyTest, DecodesWhatItEncodes) {
   EXPECT_EQ(*decoded, policy);
 }
 
+TEST(XfrmPolicyTest, OfAhAndOfTransportMode) {
+  XfrmPolicy policy = SomePolicy();
+  policy.protocol = base::IpsecProtocol::kAh;
+  policy.mode = base::SaMode::kTransport;
+  const auto decoded = DecodePolicy(SetPolicyRequest(policy).payload());
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_EQ(*decoded, policy);
+  EXPECT_NE(*decoded, SomePolicy());
+}
+
 // Every truncation gives a value or an error, and flips of the family or of a
 // prefix's length never pass.
 TEST(XfrmDecodeTest, IsTotalOverTruncations) {

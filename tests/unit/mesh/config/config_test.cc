@@ -268,6 +268,99 @@ TEST(ParseChildProposal, EsnAndPfs) {
   EXPECT_FALSE(ParseChildProposal("aes256gcm16-esn-noesn").ok());
 }
 
+TEST(ParseChildProposal, AhHasAnIntegrityAlgorithmAndNoCipher) {
+  const absl::StatusOr<ike::ChildProposal> proposal =
+      ParseChildProposal("ah-sha256-x25519");
+  ASSERT_TRUE(proposal.ok()) << proposal.status();
+  EXPECT_EQ(proposal->protocol, base::IpsecProtocol::kAh);
+  EXPECT_EQ(proposal->integrity, base::EspIntegrity::kHmacSha2_256_128);
+  EXPECT_THAT(proposal->groups, ElementsAre(crypto::Group::kX25519));
+  EXPECT_EQ(ParseChildProposal("aes256gcm16")->protocol,
+            base::IpsecProtocol::kEsp);
+  EXPECT_THAT(ParseChildProposal("ah-x25519").status().message(),
+              HasSubstr("no integrity algorithm"));
+  EXPECT_FALSE(ParseChildProposal("ah").ok());
+  EXPECT_FALSE(ParseIkeProposal("ah-sha256-x25519").ok());
+}
+
+std::string WithPeer(const std::string& peer, const std::string& more) {
+  return Minimal(
+      absl::StrCat("auth: {pskFile: x}\npeers: [{name: b, addresses: "
+                   "[192.0.2.2], ",
+                   peer, "}]\n", more));
+}
+constexpr char kKernel[] = "datapath: {driver: kernel}\n";
+constexpr char kPolicyBased[] =
+    "datapath: {driver: kernel, kernel: {routing: policy-based}}\n";
+
+TEST(ParseConfig, TransportModeAndAhAreForTheKernelDatapath) {
+  const std::string transport = "mode: transport";
+  const std::string ah =
+      "podCIDRs: [10.2.0.0/24], proposals: {child: [ah-sha256]}";
+  absl::StatusOr<Config> config =
+      ParseConfig(WithPeer(transport, kKernel), "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->peers[0].transport_mode);
+  EXPECT_TRUE(NeedsKernelDatapath(config->peers[0]));
+  config = ParseConfig(WithPeer(ah, kKernel), "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(NeedsKernelDatapath(config->peers[0]));
+  config = ParseConfig(WithPeer("podCIDRs: [10.2.0.0/24]", kKernel), "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_FALSE(NeedsKernelDatapath(config->peers[0]));
+
+  EXPECT_THAT(ErrorOf(WithPeer(transport, "")),
+              HasSubstr("expected datapath.driver 'kernel'"));
+  EXPECT_THAT(ErrorOf(WithPeer(ah, "datapath: {driver: user}\n")),
+              HasSubstr("expected datapath.driver 'kernel'"));
+  EXPECT_THAT(
+      ErrorOf(WithPeer("mode: transport, podCIDRs: [10.2.0.0/24]", kKernel)),
+      HasSubstr("expected none, transport mode is between"));
+  EXPECT_THAT(ErrorOf(WithPeer("podCIDRs: [10.2.0.0/24], proposals: {child: "
+                               "[ah-sha256, aes256gcm16]}",
+                               kKernel)),
+              HasSubstr("expected one protocol"));
+  EXPECT_THAT(ErrorOf(WithPeer(ah + ", forceEncapsulation: true", kKernel)),
+              HasSubstr("AH cannot go in UDP"));
+  EXPECT_THAT(ErrorOf(WithPeer(ah, kPolicyBased)),
+              HasSubstr("expected datapath.kernel.routing 'route-based'"));
+  EXPECT_THAT(ErrorOf(WithPeer("mode: tunnel", kKernel)),
+              HasSubstr("podCIDRs is missing"));
+  // Never what a whole mesh gets.
+  EXPECT_THAT(ErrorOf(Minimal("proposals: {child: [ah-sha256]}\n")),
+              HasSubstr("is for single peers"));
+}
+
+TEST(ParseConfig, NodeTrafficNeedsRoutesOfItsOwn) {
+  EXPECT_THAT(ErrorOf(Minimal(
+                  absl::StrCat("encryptNodeTraffic: send\n", kPolicyBased))),
+              HasSubstr("expected 'route-based' with it"));
+  EXPECT_TRUE(
+      ParseConfig(
+          Minimal(absl::StrCat("encryptNodeTraffic: off\n", kPolicyBased)), "f")
+          .ok());
+}
+
+TEST(ParseConfig, RequiredNodeTrafficNeedsTheGuardThatDropsForgedPlaintext) {
+  for (const char* stage : {"confirm", "require"}) {
+    const std::string text = absl::StrCat("encryptNodeTraffic: ", stage, "\n");
+    EXPECT_TRUE(ParseConfig(Minimal(text), "f").ok()) << stage;
+    EXPECT_THAT(
+        ErrorOf(Minimal(absl::StrCat(text, "guard: {nftables: off}\n"))),
+        HasSubstr("expected guard.nftables 'on' with it"));
+  }
+}
+
+TEST(ParseConfig, SasPerCpu) {
+  absl::StatusOr<Config> config = ParseConfig(
+      Minimal("datapath: {driver: auto, kernel: {perCpuSas: 4}}\n"), "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->per_cpu_sas, 4u);
+  EXPECT_THAT(ErrorOf(Minimal(
+                  "datapath: {driver: kernel, kernel: {perCpuSas: 257}}\n")),
+              HasSubstr("from 0 to 256"));
+}
+
 TEST(NearestWord, FindsMisspellings) {
   const std::vector<std::string> words = {"podCIDRs", "addresses", "name"};
   EXPECT_EQ(NearestWord("podCidr", words), "podCIDRs");
