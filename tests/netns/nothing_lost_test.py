@@ -103,8 +103,9 @@ def test_an_agent_that_is_away_loses_nothing(lab, udp):
     # The peer knows by now, and keeps what carries the packets.
     assert scene.peer.tunnels()[0]["state"] != "down"
     if TIMERS:
-        assert "established" not in {
-            sa["state"] for sa in scene.peer.show("node-a")["ike_sas"]}
+        wait_until(lambda: "established" not in {
+            sa["state"] for sa in scene.peer.show("node-a")["ike_sas"]}, 20,
+            "the peer gives it up")
     victim.start_agent()
     wait_for_switch(scene, victim, before)
     assert_nothing_lost(scene, at_least=1000)
