@@ -7,40 +7,13 @@ import time
 
 import pytest
 
-from lab import Capture, LabError, send_plaintext, wait_until
+from lab import LabError, wait_until
 from lab.kube import KubeNode, espalier
+from lab.kube.captured import Captured
 from lab.kube.cluster import Cluster
 from lab.kube.machine import children
 from lab.kube.pods import ClusterPod, pod_object, run_pods
-from lab.kube.settings import POD_CIDRS
 from lab.traffic import Traffic
-
-INSIDE = list(POD_CIDRS)
-
-
-class Captured:
-    """with Captured(...) as seen: ... The wire saw ESP and no plaintext, which
-    the one plaintext packet a family, put there on purpose, shows it would have
-    seen."""
-
-    def __init__(self, cluster: Cluster, name: str, a: ClusterPod, b: ClusterPod):
-        self.cluster = cluster
-        self.pods = (a, b)
-        self.capture = Capture(cluster.wire, cluster.lab.folder / f"{name}.pcap", INSIDE)
-        self.packets = None
-
-    def __enter__(self) -> "Captured":
-        return self
-
-    def __exit__(self, kind, value, traceback) -> None:
-        a, b = self.pods
-        sent = send_plaintext(a.node.namespace, "eth0", a.node.uplink.mac, b.node.uplink.mac,
-                              [(a.ipv4, b.ipv4), (a.ipv6, b.ipv6)])
-        self.packets = self.capture.stop()
-        if kind is None:
-            assert self.packets.controls == sent == 2
-            assert self.packets.plaintext == 0
-
 
 @pytest.fixture(scope="module")
 def installed(cluster, image) -> Cluster:
