@@ -1,4 +1,5 @@
-// kubectl-espalier: one agent's state through its socket.
+// kubectl-espalier: a cluster's state through the user's kubectl, or one
+// agent's through its socket.
 #ifndef ESPALIER_AGENT_KUBECTL_COMMAND_H_
 #define ESPALIER_AGENT_KUBECTL_COMMAND_H_
 
@@ -15,6 +16,16 @@ inline constexpr int kExitUsage = 2;
 inline constexpr int kExitNoAgent = 3;    // nobody answers on the socket
 inline constexpr int kExitDegraded = 4;   // status: not ready, or a tunnel down
 inline constexpr int kExitNotProven = 5;  // verify
+
+inline constexpr char kDefaultSocket[] = "/run/espalier/agent.sock";
+
+// Whether the command is for one agent: it names a socket (or the environment
+// does), or nothing names a cluster and this host has an agent.
+bool IsForSocket(const std::vector<std::string>& arguments);
+int RunOnSocket(const std::vector<std::string>& arguments, std::ostream& out,
+                std::ostream& err);
+int RunOnCluster(const std::vector<std::string>& arguments, std::ostream& out,
+                 std::ostream& err);
 
 // `arguments` without the program's name.
 int RunCommand(const std::vector<std::string>& arguments, std::ostream& out,

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "agent/kubectl/table.h"
+#include "agent/kubectl/yaml.h"
 
 namespace espalier::kubectl {
 namespace {
@@ -35,38 +36,6 @@ std::string Traffic(const v1::Counters& counters) {
 
 uint64_t Errors(const v1::Counters& c) {
   return c.replayed() + c.bad_icv() + c.selector_mismatch() + c.send_errors();
-}
-
-// A YAML scalar: JSON's quoted text is YAML's double-quoted text.
-std::string YamlScalar(const Json& value) { return value.dump(); }
-
-void AppendYaml(const Json& value, int indent, bool in_list, std::string* out) {
-  const std::string pad(static_cast<size_t>(indent), ' ');
-  bool first = in_list;  // the list's dash stands where the first pad would
-  const auto begin_line = [&] {
-    if (!first) *out += pad;
-    first = false;
-  };
-  if (value.is_object() && !value.empty()) {
-    for (const auto& [key, inner] : value.items()) {
-      begin_line();
-      if (inner.is_structured() && !inner.empty()) {
-        absl::StrAppend(out, key, ":\n");
-        AppendYaml(inner, indent + 2, false, out);
-      } else {
-        absl::StrAppend(out, key, ": ", YamlScalar(inner), "\n");
-      }
-    }
-  } else if (value.is_array() && !value.empty()) {
-    for (const Json& inner : value) {
-      begin_line();
-      *out += "- ";
-      AppendYaml(inner, indent + 2, true, out);
-    }
-  } else {
-    begin_line();
-    absl::StrAppend(out, YamlScalar(value), "\n");
-  }
 }
 
 // One "name: value" line for each pair whose value is not empty.
@@ -137,6 +106,12 @@ std::string NatText(const v1::IkeSa& ike) {
   return ike.nat_remote() ? "before the peer" : "";
 }
 
+// One agent's answer has no node's name beside it.
+template <typename T>
+bool IsNamed(const ByNode<T>& nodes) {
+  return nodes.size() != 1 || !nodes[0].first.empty();
+}
+
 std::string RekeyIn(bool has, const google::protobuf::Duration& duration) {
   return has ? Seconds(duration) : "";
 }
@@ -154,9 +129,7 @@ std::string ToJson(const google::protobuf::Message& message) {
 }
 
 std::string ToYaml(const google::protobuf::Message& message) {
-  std::string out;
-  AppendYaml(Json::parse(ToJson(message), nullptr, false), 0, false, &out);
-  return out;
+  return YamlOf(Json::parse(ToJson(message), nullptr, false));
 }
 
 std::string StatusText(const v1::AgentStatus& s) {
@@ -184,6 +157,12 @@ std::string StatusText(const v1::AgentStatus& s) {
 }
 
 std::string TunnelsText(const v1::ListTunnelsResponse& tunnels, bool wide) {
+  return ClusterTunnelsText({{"", tunnels}}, wide);
+}
+
+std::string ClusterTunnelsText(const ByNode<v1::ListTunnelsResponse>& nodes,
+                               bool wide) {
+  const bool named = IsNamed(nodes);
   std::vector<std::string> heads = {"PEER", "STATE", "AGE",   "SUITE",
                                     "IN",   "OUT",   "ERRORS"};
   if (wide) {
@@ -191,27 +170,33 @@ std::string TunnelsText(const v1::ListTunnelsResponse& tunnels, bool wide) {
                  {"UDP", "MTU", "PROBE", "IDENTITY", "ADDRESSES", "POD-CIDRS"});
   }
   heads.push_back("PROBLEM");
+  if (named) heads.insert(heads.begin(), "NODE");
   Table table(std::move(heads));
-  for (const v1::Tunnel& t : tunnels.tunnels()) {
-    std::vector<std::string> row = {
-        t.peer(),
-        t.state(),
-        Seconds(t.state_age()),
-        t.suite(),
-        Traffic(t.inbound()),
-        Traffic(t.outbound()),
-        absl::StrCat(Errors(t.inbound()) + Errors(t.outbound()))};
-    if (wide) {
-      row.insert(row.end(),
-                 {YesNo(t.encapsulated()), absl::StrCat(t.mtu()), t.probe(),
-                  t.identity(), Join(t.addresses()), Join(t.pod_cidrs())});
+  bool any = false;
+  for (const auto& [node, tunnels] : nodes) {
+    for (const v1::Tunnel& t : tunnels.tunnels()) {
+      std::vector<std::string> row = {
+          t.peer(),
+          t.state(),
+          Seconds(t.state_age()),
+          t.suite(),
+          Traffic(t.inbound()),
+          Traffic(t.outbound()),
+          absl::StrCat(Errors(t.inbound()) + Errors(t.outbound()))};
+      if (wide) {
+        row.insert(row.end(),
+                   {YesNo(t.encapsulated()), absl::StrCat(t.mtu()), t.probe(),
+                    t.identity(), Join(t.addresses()), Join(t.pod_cidrs())});
+      }
+      row.push_back(t.problem().empty() && t.fell_back() ? kFellBack
+                                                         : t.problem());
+      if (named) row.insert(row.begin(), node);
+      table.Add(std::move(row));
+      any = true;
     }
-    row.push_back(t.problem().empty() && t.fell_back() ? kFellBack
-                                                       : t.problem());
-    table.Add(std::move(row));
   }
-  return tunnels.tunnels().empty() ? "No peers are configured.\n"
-                                   : table.Render();
+  if (any) return table.Render();
+  return named ? "There are no tunnels.\n" : "No peers are configured.\n";
 }
 
 std::string TunnelText(const v1::Tunnel& t) {
@@ -280,7 +265,12 @@ std::string TunnelText(const v1::Tunnel& t) {
 }
 
 std::string PodsText(const v1::ListPodsResponse& pods, bool wide) {
-  if (pods.pods().empty()) return "No pods are attached.\n";
+  return ClusterPodsText({{"", pods}}, wide);
+}
+
+std::string ClusterPodsText(const ByNode<v1::ListPodsResponse>& nodes,
+                            bool wide) {
+  const bool named = IsNamed(nodes);
   std::vector<std::string> heads = {"NAMESPACE", "NAME",         "ADDRESSES",
                                     "MODE",      "PROTECTED-BY", "MTU"};
   if (wide) {
@@ -288,40 +278,60 @@ std::string PodsText(const v1::ListPodsResponse& pods, bool wide) {
                                "HOST-INTERFACE", "CONTAINER"});
   }
   heads.push_back("PROBLEM");
+  if (named) heads.insert(heads.begin(), "NODE");
   Table table(std::move(heads));
-  for (const v1::Pod& p : pods.pods()) {
-    std::vector<std::string> row = {
-        p.namespace_(),
-        p.name(),
-        Join(p.addresses()),
-        p.settling() ? p.mode() + " (settling)" : p.mode(),
-        Join(p.protected_by()),
-        absl::StrCat(p.mtu())};
-    if (wide) {
-      row.insert(row.end(),
-                 {p.outside_denied() ? "deny" : "allow",
-                  p.outside_in_allowed() ? "allow" : "deny", p.interface(),
-                  p.host_interface(), p.container_id()});
+  bool any = false;
+  for (const auto& [node, pods] : nodes) {
+    for (const v1::Pod& p : pods.pods()) {
+      std::vector<std::string> row = {
+          p.namespace_(),
+          p.name(),
+          Join(p.addresses()),
+          p.settling() ? p.mode() + " (settling)" : p.mode(),
+          Join(p.protected_by()),
+          absl::StrCat(p.mtu())};
+      if (wide) {
+        row.insert(row.end(),
+                   {p.outside_denied() ? "deny" : "allow",
+                    p.outside_in_allowed() ? "allow" : "deny", p.interface(),
+                    p.host_interface(), p.container_id()});
+      }
+      row.push_back(p.problem());
+      if (named) row.insert(row.begin(), node);
+      table.Add(std::move(row));
+      any = true;
     }
-    row.push_back(p.problem());
-    table.Add(std::move(row));
   }
-  return table.Render();
+  return any ? table.Render() : "No pods are attached.\n";
 }
 
 std::string DropsText(const v1::ListDropsResponse& drops, bool wide) {
-  std::string text;
-  if (!drops.drops().empty()) {
-    std::vector<std::string> heads = {"TIME", "POD",   "FROM",
-                                      "TO",   "PROTO", "REASON"};
-    if (wide) {
-      heads.insert(heads.end(),
-                   {"GUARD", "HOOK", "INTERFACE", "CAME-IN", "SUPPRESSED"});
-    }
-    Table table(std::move(heads));
-    const auto end = [](const std::string& address, uint32_t port) {
-      return port == 0 ? address : absl::StrCat(address, " ", port);
-    };
+  return ClusterDropsText({{"", drops}}, wide, /*counters=*/true);
+}
+
+std::string ClusterDropsText(const ByNode<v1::ListDropsResponse>& nodes,
+                             bool wide, bool counters) {
+  const bool named = IsNamed(nodes);
+  std::vector<std::string> heads = {"TIME", "POD",   "FROM",
+                                    "TO",   "PROTO", "REASON"};
+  if (wide) {
+    heads.insert(heads.end(),
+                 {"GUARD", "HOOK", "INTERFACE", "CAME-IN", "SUPPRESSED"});
+  }
+  std::vector<std::string> count_heads = {"GUARD", "POD", "PACKETS", "REASON"};
+  if (named) {
+    heads.insert(heads.begin(), "NODE");
+    count_heads.insert(count_heads.begin(), "NODE");
+  }
+  Table table(std::move(heads));
+  Table counts(std::move(count_heads));
+  bool any = false;
+  bool counted = false;
+  bool counts_node = false;
+  const auto end = [](const std::string& address, uint32_t port) {
+    return port == 0 ? address : absl::StrCat(address, " ", port);
+  };
+  for (const auto& [node, drops] : nodes) {
     for (const v1::Drop& d : drops.drops()) {
       std::vector<std::string> row = {
           TimeUtil::ToString(d.time()),
@@ -335,21 +345,25 @@ std::string DropsText(const v1::ListDropsResponse& drops, bool wide) {
                    {d.guard(), d.hook(), d.interface(), d.input_interface(),
                     absl::StrCat(d.suppressed())});
       }
+      if (named) row.insert(row.begin(), node);
       table.Add(std::move(row));
+      any = true;
     }
-    text = absl::StrCat(table.Render(), "\n");
+    for (const v1::VerdictCount& c : drops.counters()) {
+      if (!c.drop() || c.packets() == 0) continue;
+      counts_node |= c.pod().empty();
+      std::vector<std::string> row = {c.guard(),
+                                      c.pod().empty() ? "(node)" : c.pod(),
+                                      absl::StrCat(c.packets()), c.text()};
+      if (named) row.insert(row.begin(), node);
+      counts.Add(std::move(row));
+      counted = true;
+    }
   }
-  Table counters({"GUARD", "POD", "PACKETS", "REASON"});
-  bool any = false, counts_node = false;
-  for (const v1::VerdictCount& c : drops.counters()) {
-    if (!c.drop() || c.packets() == 0) continue;
-    any = true;
-    counts_node = counts_node || c.pod().empty();
-    counters.Add({c.guard(), c.pod().empty() ? "(node)" : c.pod(),
-                  absl::StrCat(c.packets()), c.text()});
-  }
-  if (!any) return text + "Nothing was dropped.\n";
-  return absl::StrCat(text, counters.Render(),
+  if (!counters) return any ? table.Render() : "";
+  const std::string text = any ? absl::StrCat(table.Render(), "\n") : "";
+  if (!counted) return text + "Nothing was dropped.\n";
+  return absl::StrCat(text, counts.Render(),
                       counts_node ? "\nA guard that names no pod counts for "
                                     "the whole node, and tells no single "
                                     "packets.\n"

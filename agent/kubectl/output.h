@@ -5,6 +5,8 @@
 #include <google/protobuf/message.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "espalier/v1/agent.pb.h"
 
@@ -25,6 +27,16 @@ std::string PodsText(const v1::ListPodsResponse& pods, bool wide);
 std::string DropsText(const v1::ListDropsResponse& drops, bool wide);
 std::string ProofText(const v1::VerifyResponse& proof);
 std::string EventText(const v1::Event& event);
+
+// The same tables of several nodes, each line with its node's name.
+template <typename T>
+using ByNode = std::vector<std::pair<std::string, T>>;
+std::string ClusterTunnelsText(const ByNode<v1::ListTunnelsResponse>& nodes,
+                               bool wide);
+std::string ClusterPodsText(const ByNode<v1::ListPodsResponse>& nodes,
+                            bool wide);
+std::string ClusterDropsText(const ByNode<v1::ListDropsResponse>& nodes,
+                             bool wide, bool counters);
 
 }  // namespace espalier::kubectl
 

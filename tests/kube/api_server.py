@@ -1,0 +1,122 @@
+"""A control plane without nodes, for tests of what the API server alone decides:
+schemas, RBAC, admission policies, and the controller."""
+
+import base64
+import json
+import pathlib
+import subprocess
+
+from lab import wait_until
+from lab.kube import Cluster
+
+SPACE = "espalier-system"
+KEY = base64.b64encode(bytes(range(44))).decode()
+CIDRS = ["10.244.0.0/16", "fd00:244::/48"]
+
+
+def install(cluster: Cluster, chart: pathlib.Path, **values) -> None:
+    """The chart's own objects. Its pods stay pending: there is no node."""
+    values = {"clusterPodCIDRs": CIDRS, **values}
+    cluster.helm("upgrade", "--install", "espalier", chart, "--namespace", SPACE,
+                 "--create-namespace", "--values", "-", input=json.dumps(values), timeout=120)
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s",
+                    "crd/espaliernodes.espalier.dev",
+                    "crd/espaliernodereports.espalier.dev")
+
+
+def add_node(cluster: Cluster, name: str, number: int, *, pod_cidrs=None, address=None) -> None:
+    """As a kubelet registers it; no kubelet runs."""
+    cidrs = [f"10.244.{number}.0/24", f"fd00:244:0:{number:x}::/64"]
+    cidrs = cidrs if pod_cidrs is None else pod_cidrs
+    spec = {"podCIDR": cidrs[0], "podCIDRs": cidrs} if cidrs else {}
+    cluster.kubectl("create", "-f", "-", input=json.dumps({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec}))
+    set_address(cluster, name, address or f"192.0.2.{number}")
+
+
+def set_address(cluster: Cluster, name: str, address: str) -> None:
+    cluster.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p",
+                    json.dumps({"status": {"addresses": [
+                        {"type": "InternalIP", "address": address}]}}))
+
+
+class Client:
+    """kubectl as somebody: by a token alone, or impersonating."""
+
+    def __init__(self, cluster: Cluster, *, token: str = "", user: str = ""):
+        self.cluster = cluster
+        self.words = [f"--as={user}"] if user else []
+        self.config = None
+        if token:
+            # admin.conf's client certificate would win over a token.
+            ca = base64.b64encode(
+                cluster.settings.authority.certificate.read_bytes()).decode()
+            path = cluster.lab.folder / f"token-{abs(hash(token))}.conf"
+            path.touch(mode=0o600)
+            path.write_text(json.dumps({
+                "apiVersion": "v1", "kind": "Config", "current-context": "x",
+                "clusters": [{"name": "x", "cluster": {
+                    "server": cluster.server, "certificate-authority-data": ca}}],
+                "users": [{"name": "x", "user": {"token": token}}],
+                "contexts": [{"name": "x", "context": {
+                    "cluster": "x", "user": "x", "namespace": SPACE}}]}))
+            self.config = path
+            self.words = [f"--kubeconfig={path}"]
+
+    def kubectl(self, *words, **options) -> subprocess.CompletedProcess:
+        return self.cluster.kubectl(*self.words, *words, **options)
+
+    def apply(self, *objects: dict, subresource: str = "", manager: str = "espalier-agent"
+              ) -> str:
+        """Server-side; the refusal's words, or nothing."""
+        words = [f"--subresource={subresource}"] if subresource else []
+        for item in objects:
+            result = self.kubectl("apply", "--server-side", f"--field-manager={manager}",
+                                  "--force-conflicts", *words, "-f", "-",
+                                  input=json.dumps(item), check=False)
+            if result.returncode != 0:
+                return result.stderr
+        return ""
+
+
+def agent_token(cluster: Cluster, node: str, *, bound: bool = True) -> str:
+    """What kubelet gives to an agent's pod on that node; not bound: a token of the
+    same account that names no node."""
+    if not bound:
+        return cluster.kubectl("create", "token", "espalier-agent", "-n",
+                               SPACE).stdout.strip()
+    name = f"agent-on-{node}"
+    cluster.kubectl("apply", "-f", "-", input=json.dumps({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": SPACE},
+        "spec": {"serviceAccountName": "espalier-agent", "nodeName": node,
+                 "containers": [{"name": "agent", "image": "none"}]}}))
+    uid = cluster.get("pod", name, "-n", SPACE)["metadata"]["uid"]
+    return cluster.kubectl("create", "token", "espalier-agent", "-n", SPACE,
+                           "--bound-object-kind=Pod", f"--bound-object-name={name}",
+                           f"--bound-object-uid={uid}").stdout.strip()
+
+
+def espalier_node(name: str, **spec) -> dict:
+    return {"apiVersion": "espalier.dev/v1alpha1", "kind": "EspalierNode",
+            "metadata": {"name": name}, "spec": {"publicKeys": [KEY], **spec}}
+
+
+def report(name: str, **status) -> dict:
+    item = {"apiVersion": "espalier.dev/v1alpha1", "kind": "EspalierNodeReport",
+            "metadata": {"name": name}}
+    return {**item, "status": status} if status else item
+
+
+def policies_answer(admin: Client) -> None:
+    """A policy is in force some moments after it was made, and a binding's
+    authorizer after its role."""
+    def refused() -> bool:
+        result = admin.kubectl("create", "namespace", "probe", "--dry-run=server", "-o", "name")
+        assert result.returncode == 0
+        bad = admin.kubectl(
+            "apply", "--dry-run=server", "-f", "-", check=False, input=json.dumps({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": {
+                    "name": "probe", "annotations": {"espalier.dev/encryption": "nonsense"}}}))
+        return bad.returncode != 0
+    wait_until(refused, 60, "the admission policies are in force")

@@ -1,0 +1,539 @@
+// The cluster views against a kubectl that answers from recorded texts.
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "agent/kubectl/cluster_views.h"
+#include "agent/kubectl/command.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace espalier::kubectl {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+// A list of one is not that one: nlohmann's braces do not say which is meant.
+template <typename... T>
+Json L(const T&... elements) {
+  Json list = Json::array();
+  (list.push_back(elements), ...);
+  return list;
+}
+
+Json AgentPodJson(const std::string& node, const std::string& phase = "Running",
+                  const std::string& ready = "True") {
+  return {{"kind", "Pod"},
+          {"metadata",
+           {{"name", "espalier-agent-" + node},
+            {"namespace", "espalier-system"},
+            {"labels", {{"app.kubernetes.io/component", "agent"}}}}},
+          {"spec", {{"nodeName", node}}},
+          {"status",
+           {{"phase", phase},
+            {"conditions", L(Json{{"type", "Ready"}, {"status", ready}})}}}};
+}
+
+Json Workload(const char* kind, const char* component, int wanted, int ready) {
+  Json json = {{"kind", kind},
+               {"metadata",
+                {{"name", absl::StrCat("espalier-", component)},
+                 {"namespace", "espalier-system"},
+                 {"labels", {{"app.kubernetes.io/component", component}}}}},
+               {"spec", {{"replicas", wanted}}},
+               {"status", {{"readyReplicas", ready}}}};
+  if (std::string(kind) == "DaemonSet") {
+    json["status"] = {{"desiredNumberScheduled", wanted},
+                      {"numberReady", ready}};
+  }
+  return json;
+}
+
+Json EspalierNodeJson(const std::string& name, const std::string& verified,
+                      const std::string& message = "") {
+  return {{"kind", "EspalierNode"},
+          {"metadata", {{"name", name}}},
+          {"spec", {{"datapath", "user"}}},
+          {"status",
+           {{"conditions",
+             L(Json{{"type", "Verified"},
+                    {"status", verified},
+                    {"reason", verified == "True" ? "Verified" : "Conflict"},
+                    {"message", message}})}}}};
+}
+
+Json ReportJson(const std::string& name, int up, int wanted,
+                absl::Duration ago = absl::Seconds(20)) {
+  return {
+      {"kind", "EspalierNodeReport"},
+      {"metadata", {{"name", name}}},
+      {"status",
+       {{"tunnels", {{"wanted", wanted}, {"up", up}, {"fallback", 0}}},
+        {"pods", {{"required", 3}, {"preferred", 2}, {"disabled", 0}}},
+        {"drops", {{"required", 7}}},
+        {"lastReport", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now() - ago,
+                                        absl::UTCTimeZone())}}}};
+}
+
+Json ListOf(Json items) { return {{"kind", "List"}, {"items", items}}; }
+
+class ClusterTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern =
+        std::filesystem::temp_directory_path() / "espalier-kubectl-XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+    setenv("FAKE_KUBECTL", folder_.c_str(), 1);
+    setenv("KUBECTL", ESPALIER_SOURCE_DIR "/tests/unit/kubectl/fake_kubectl.py",
+           1);
+    // A host of its own must not decide.
+    setenv("KUBECONFIG", "/nonexistent", 1);
+    unsetenv("ESPALIER_SOCKET");
+  }
+  void TearDown() override {
+    std::filesystem::remove_all(folder_);
+    for (const char* name : {"FAKE_KUBECTL", "KUBECTL", "KUBECONFIG"}) {
+      unsetenv(name);
+    }
+  }
+
+  void Answer(const std::string& args, const Json& out,
+              const std::string& err = "", int code = 0, bool once = false) {
+    Json answer = {{"args", args}, {"out", out}, {"err", err}, {"code", code}};
+    if (once) answer["once"] = true;
+    answers_.push_back(answer);
+  }
+  void Agents(const Json& pods) {
+    Answer("^get pods --all-namespaces -l .*component=agent", ListOf(pods));
+  }
+  void Exec(const std::string& node, const std::string& command,
+            const Json& out, const std::string& err = "", int code = 0) {
+    Answer(absl::StrCat("^exec -n espalier-system espalier-agent-", node,
+                        " -c agent -- /usr/bin/kubectl-espalier --socket "
+                        "/run/espalier/agent.sock -o json ",
+                        command, "$"),
+           out, err, code);
+  }
+  int Run(std::vector<std::string> arguments) {
+    std::ofstream(folder_ / "answers.json") << answers_.dump();
+    out_.str("");
+    err_.str("");
+    return RunCommand(arguments, out_, err_);
+  }
+  std::string out() const { return out_.str(); }
+  std::string err() const { return err_.str(); }
+  std::string Calls() const {
+    std::ifstream file(folder_ / "calls.log");
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  void HealthyCluster() {
+    Answer(
+        "^get espaliernodes,espaliernodereports -o json",
+        ListOf(L(EspalierNodeJson("a", "True"), EspalierNodeJson("b", "True"),
+                 ReportJson("a", 1, 1), ReportJson("b", 1, 1))));
+    Answer("^get daemonsets,deployments,pods",
+           ListOf(L(Workload("DaemonSet", "agent", 2, 2),
+                    Workload("DaemonSet", "espd", 2, 2),
+                    Workload("Deployment", "controller", 2, 2),
+                    AgentPodJson("a"), AgentPodJson("b"))));
+  }
+
+  std::filesystem::path folder_;
+  Json answers_ = Json::array();
+  std::ostringstream out_;
+  std::ostringstream err_;
+};
+
+TEST_F(ClusterTest, StatusOfAHealthyCluster) {
+  HealthyCluster();
+  EXPECT_EQ(Run({"status"}), kExitOk) << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("controller: 2 of 2 ready"),
+                           HasSubstr("tunnel ends: 2 of 2 up"),
+                           HasSubstr("pods: 6 required, 4 preferred"),
+                           ContainsRegex("a +ready +yes +1/1 +3 +7")));
+  EXPECT_EQ(Run({"status", "-o", "json"}), kExitOk);
+  const Json json = Json::parse(out());
+  EXPECT_TRUE(json["healthy"]);
+  EXPECT_EQ(json["nodes"][1]["tunnels"]["up"], 1);
+}
+
+TEST_F(ClusterTest, StatusTellsEachThingThatIsWrong) {
+  Answer("^get espaliernodes,",
+         ListOf(L(EspalierNodeJson("a", "False", "pod CIDR held by node z"),
+                  EspalierNodeJson("b", "True"), EspalierNodeJson("c", "True"),
+                  ReportJson("a", 1, 1), ReportJson("b", 0, 2),
+                  ReportJson("c", 2, 2, absl::Hours(2)))));
+  Json waiting = AgentPodJson("d", "Pending", "False");
+  waiting["status"]["containerStatuses"] =
+      L(Json{{"state", {{"waiting", {{"reason", "ImagePullBackOff"}}}}}});
+  Answer("^get daemonsets,",
+         ListOf(L(Workload("DaemonSet", "agent", 4, 3),
+                  Workload("DaemonSet", "espd", 4, 4), AgentPodJson("a"),
+                  AgentPodJson("b"), AgentPodJson("c"), waiting)));
+  EXPECT_EQ(Run({"status"}), kExitDegraded);
+  EXPECT_THAT(out(), AllOf(HasSubstr("pod CIDR held by node z"),
+                           HasSubstr("2 of its tunnels are not up"),
+                           HasSubstr("has not reported for 2h"),
+                           HasSubstr("ImagePullBackOff"),
+                           HasSubstr("agent: 3 of 4 are ready"),
+                           HasSubstr("the chart's controller is missing")));
+}
+
+TEST_F(ClusterTest, StatusWaits) {
+  Answer("^get espaliernodes,", Json(""),
+         "The connection to the server was "
+         "refused - did you specify the right host or port?\n",
+         1, true);
+  Answer("^get espaliernodes,",
+         ListOf(L(EspalierNodeJson("a", "True"), ReportJson("a", 0, 1))), "", 0,
+         true);
+  HealthyCluster();
+  EXPECT_EQ(Run({"status", "--wait", "--timeout", "60s"}), kExitOk) << err();
+  EXPECT_THAT(err(), IsEmpty());
+}
+
+TEST_F(ClusterTest, StatusWaitsNoLongerThanAsked) {
+  Answer("^get espaliernodes,",
+         ListOf(L(EspalierNodeJson("a", "True"), ReportJson("a", 0, 1))));
+  Answer("^get daemonsets,", ListOf(L(AgentPodJson("a"))));
+  EXPECT_EQ(Run({"status", "--wait", "--timeout", "0s"}), kExitDegraded);
+  EXPECT_THAT(err(), HasSubstr("not healthy after"));
+}
+
+TEST_F(ClusterTest, WithoutTheChart) {
+  Answer("^get ", Json(""),
+         "error: the server doesn't have a resource type \"espaliernodes\"\n",
+         1);
+  EXPECT_EQ(Run({"status"}), kExitNoAgent);
+  EXPECT_THAT(err(),
+              AllOf(HasSubstr("not installed"), HasSubstr("helm install"),
+                    HasSubstr("clusterPodCIDRs")));
+}
+
+TEST_F(ClusterTest, WithoutAnAgent) {
+  Agents(Json::array());
+  EXPECT_EQ(Run({"tunnels"}), kExitNoAgent);
+  EXPECT_THAT(err(), HasSubstr("no agent runs in this cluster"));
+}
+
+TEST_F(ClusterTest, WithoutTheRight) {
+  Answer("^get ", Json(""),
+         "Error from server (Forbidden): espaliernodes.espalier.dev is "
+         "forbidden: User \"eve\" cannot list resource\n",
+         1);
+  EXPECT_EQ(Run({"status"}), kExitRefused);
+  EXPECT_THAT(err(), AllOf(HasSubstr("you lack a right"), HasSubstr("eve"),
+                           HasSubstr("espalier-view")));
+}
+
+TEST_F(ClusterTest, WithoutTheApiServer) {
+  Answer("^get ", Json(""),
+         "Unable to connect to the server: dial tcp 192.0.2.1:6443: i/o "
+         "timeout\n",
+         1);
+  EXPECT_EQ(Run({"pods"}), kExitNoAgent);
+  EXPECT_THAT(err(), HasSubstr("cannot reach the API server"));
+}
+
+TEST_F(ClusterTest, WithoutKubectl) {
+  setenv("KUBECTL", "/nonexistent/kubectl", 1);
+  EXPECT_EQ(Run({"status"}), kExitNoAgent);
+  EXPECT_THAT(err(), AllOf(HasSubstr("cannot run /nonexistent/kubectl"),
+                           HasSubstr("$KUBECTL")));
+}
+
+TEST_F(ClusterTest, WhatIsNoJson) {
+  Answer("^get ", Json("<html>"));
+  EXPECT_EQ(Run({"status"}), kExitRefused);
+  EXPECT_THAT(err(), HasSubstr("no JSON"));
+}
+
+TEST_F(ClusterTest, TheUsersContextGoesToKubectl) {
+  HealthyCluster();
+  answers_ = Json::array();
+  Answer("^--kubeconfig=/k --context=staging --as=eve get", Json(""), "x", 1);
+  EXPECT_EQ(Run({"status", "--context", "staging", "--kubeconfig", "/k", "--as",
+                 "eve"}),
+            kExitRefused);
+  EXPECT_EQ(err(), "x\n");
+}
+
+TEST_F(ClusterTest, TunnelsOfAllNodes) {
+  Agents(L(AgentPodJson("b"), AgentPodJson("a")));
+  Exec("a", "tunnels",
+       {{"tunnels", L(Json{{"peer", "b"}, {"state", "up"}, {"future", 1}})}});
+  Exec("b", "tunnels",
+       {{"tunnels",
+         L(Json{{"peer", "a"}, {"state", "down"}, {"problem", "AUTH"}})}});
+  EXPECT_EQ(Run({"tunnels"}), kExitOk) << err();
+  EXPECT_THAT(out(), AllOf(ContainsRegex("NODE +PEER +STATE"),
+                           ContainsRegex("a +b +up"),
+                           ContainsRegex("b +a +down .*AUTH")));
+  EXPECT_EQ(Run({"tunnels", "a", "-o", "yaml"}), kExitOk);
+  EXPECT_THAT(out(), AllOf(HasSubstr("node: \"a\""), HasSubstr("peer: \"b\""),
+                           Not(HasSubstr("AUTH"))));
+}
+
+TEST_F(ClusterTest, AnAgentThatIsDownIsNamedAndTheOthersAreShown) {
+  Agents(L(AgentPodJson("a"), AgentPodJson("b"), AgentPodJson("c", "Pending")));
+  Exec("a", "tunnels", {{"tunnels", L(Json{{"peer", "b"}, {"state", "up"}})}});
+  Exec("b", "tunnels", Json(""),
+       "there is no socket /run/espalier/agent.sock\ncommand terminated with "
+       "exit code 3\n",
+       3);
+  EXPECT_EQ(Run({"tunnels"}), kExitNoAgent);
+  EXPECT_THAT(out(), ContainsRegex("a +b +up"));
+  EXPECT_THAT(err(), AllOf(HasSubstr("b: there is no socket"),
+                           HasSubstr("c: its agent does not run (Pending)")));
+  EXPECT_THAT(Calls(), Not(HasSubstr("exec -n espalier-system "
+                                     "espalier-agent-c")));
+}
+
+TEST_F(ClusterTest, AnUnknownNodeIsToldWhichThereAre) {
+  Agents(L(AgentPodJson("a"), AgentPodJson("b")));
+  EXPECT_EQ(Run({"tunnels", "x"}), kExitNoAgent);
+  EXPECT_THAT(err(), HasSubstr("no agent runs on a node 'x'; there are: a, b"));
+}
+
+TEST_F(ClusterTest, ShowAsksBothEnds) {
+  Agents(L(AgentPodJson("a"), AgentPodJson("b")));
+  Exec("a", "show b", {{"peer", "b"}, {"state", "up"}});
+  Exec("b", "show a", {{"peer", "a"}, {"state", "no-packets"}});
+  EXPECT_EQ(Run({"show", "a", "b"}), kExitOk) << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("As a sees it"), HasSubstr("As b sees it"),
+                           HasSubstr("no-packets")));
+  EXPECT_EQ(Run({"show", "a", "a"}), kExitUsage);
+}
+
+TEST_F(ClusterTest, PodsOfOneNamespace) {
+  Agents(L(AgentPodJson("a"), AgentPodJson("b")));
+  Exec("a", "pods",
+       {{"pods",
+         L(Json{{"namespace", "shop"}, {"name", "web"}, {"mode", "required"}},
+           Json{{"namespace", "other"}, {"name", "x"}})}});
+  Exec("b", "pods", {{"pods", Json::array()}});
+  EXPECT_EQ(Run({"pods", "-n", "shop"}), kExitOk) << err();
+  EXPECT_THAT(out(), AllOf(ContainsRegex("a +shop +web +.*required"),
+                           Not(HasSubstr("other"))));
+}
+
+TEST_F(ClusterTest, DropsAndTheirCounters) {
+  Agents(L(AgentPodJson("a")));
+  Exec("a", "drops",
+       {{"drops", L(Json{{"pod", "shop/web"}, {"reason", "plaintext"}},
+                    Json{{"pod", "other/x"}, {"reason", "forged"}})},
+        {"counters", L(Json{{"pod", "shop/web"},
+                            {"drop", true},
+                            {"packets", "12"},
+                            {"text", "plaintext"}})}});
+  EXPECT_EQ(Run({"drops", "-n", "shop"}), kExitOk) << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("shop/web"), HasSubstr("12"),
+                           Not(HasSubstr("forged"))));
+}
+
+TEST_F(ClusterTest, FollowedDropsAreShownOnce) {
+  const Json first = {{"pod", "shop/web"}, {"reason", "first"}};
+  const Json second = {{"pod", "shop/web"}, {"reason", "second"}};
+  Agents(L(AgentPodJson("a")));
+  Answer("drops$", {{"drops", L(first)}}, "", 0, /*once=*/true);
+  Answer("drops$", {{"drops", L(first, second)}}, "", 0, true);
+  Answer("drops$", {{"drops", L(first, second)}});
+  std::ofstream(folder_ / "answers.json") << answers_.dump();
+  const KubectlProgram kubectl(getenv("KUBECTL"), {});
+  const Cluster cluster(&kubectl, Format::kTable, &out_, &err_);
+  EXPECT_EQ(ClusterDrops(cluster, {.follow = true,
+                                   .interval = absl::Milliseconds(1),
+                                   .rounds = 4}),
+            kExitOk);
+  const auto count = [&](const char* word) {
+    return std::vector<std::string>(absl::StrSplit(out(), word)).size() - 1;
+  };
+  EXPECT_EQ(count("first"), 1u);
+  EXPECT_EQ(count("second"), 1u);
+}
+
+TEST_F(ClusterTest, VerifyIsProvenOnlyByEveryNode) {
+  Answer("^get pods -n kube-system", ListOf(Json::array()));
+  Answer("^get namespace kube-system", Json::object());
+  const Json proven = {
+      {"proven", true},
+      {"esp_out", "5"},
+      {"pods",
+       L(Json{{"namespace", "shop"}, {"name", "web"}, {"proven", true}})}};
+  Agents(L(AgentPodJson("a"), AgentPodJson("b")));
+  Exec("a", "verify", proven);
+  Exec("b", "verify", proven);
+  EXPECT_EQ(Run({"verify"}), kExitOk) << err() << out();
+  EXPECT_THAT(out(), HasSubstr("Proven:"));
+  // One node's guard fell.
+  answers_.erase(answers_.end() - 1);
+  Exec("b", "verify",
+       {{"proven", false}, {"findings", L("the bpf guard does not stand")}},
+       "command terminated with exit code 5\n", 5);
+  EXPECT_EQ(Run({"verify"}), kExitNotProven);
+  EXPECT_THAT(out(), HasSubstr("Not proven: b: the bpf guard does not stand"));
+  // One node did not answer: nothing is proven of it.
+  answers_.erase(answers_.end() - 1);
+  Exec("b", "verify", Json(""), "error: timed out\n", 1);
+  EXPECT_EQ(Run({"verify"}), kExitNotProven);
+  EXPECT_THAT(out(), HasSubstr("b was not asked"));
+}
+
+TEST_F(ClusterTest, VerifyWarnsOfDnsThatIsNotRequired) {
+  Answer("^get pods -n kube-system",
+         ListOf(L(Json{{"metadata", {{"name", "d"}}}})));
+  Answer("^get namespace kube-system", Json::object());
+  Agents(L(AgentPodJson("a")));
+  Exec("a", "verify", {{"proven", true}});
+  EXPECT_EQ(Run({"verify"}), kExitOk);
+  EXPECT_THAT(out(), AllOf(HasSubstr("DNS pods are not `required`"),
+                           HasSubstr("nothing to prove")));
+}
+
+TEST_F(ClusterTest, VerifyOfAPair) {
+  const auto pod = [](const char* node) {
+    return Json{{"spec", {{"nodeName", node}}}};
+  };
+  Answer("^get pods -n kube-system", ListOf(Json::array()));
+  Answer("^get namespace kube-system", Json::object());
+  Answer("^get pod -n shop web", pod("a"));
+  Answer("^get pod -n shop db", pod("b"));
+  Answer("^get pod -n shop gone", Json(""),
+         "Error from server (NotFound): pods \"gone\" not found\n", 1);
+  Agents(L(AgentPodJson("a"), AgentPodJson("b")));
+  Exec("a", "verify shop/web",
+       {{"proven", true}, {"pods", L(Json{{"proven", true}})}});
+  Exec("b", "verify shop/db",
+       {{"proven", true}, {"pods", L(Json{{"proven", true}})}});
+  Exec("a", "show b", {{"state", "up"}});
+  EXPECT_EQ(Run({"verify", "--from", "shop/web", "--to", "shop/db"}), kExitOk)
+      << err() << out();
+  answers_.erase(answers_.end() - 1);
+  Exec("a", "show b", {{"state", "down"}});
+  EXPECT_EQ(Run({"verify", "--from", "shop/web", "--to", "shop/db"}),
+            kExitNotProven);
+  EXPECT_THAT(out(), HasSubstr("the tunnel from a to b is down"));
+  EXPECT_EQ(Run({"verify", "--from", "web"}), kExitUsage);
+  EXPECT_EQ(Run({"verify", "--from", "shop/gone"}), kExitRefused);
+}
+
+TEST_F(ClusterTest, RekeyAsksOneAgent) {
+  Agents(L(AgentPodJson("a"), AgentPodJson("b")));
+  Exec("a", "rekey b --ike", Json::object());
+  EXPECT_EQ(Run({"rekey", "a", "b", "--ike"}), kExitOk) << err();
+  Exec("b", "rekey z", Json(""), "the agent refused: there is no peer 'z'\n",
+       1);
+  EXPECT_EQ(Run({"rekey", "b", "z"}), kExitRefused);
+  EXPECT_THAT(err(), HasSubstr("there is no peer 'z'"));
+}
+
+TEST_F(ClusterTest, RotateAnnotates) {
+  Answer(
+      "^get espaliernodes -o json",
+      ListOf(L(EspalierNodeJson("a", "True"), EspalierNodeJson("b", "True"))));
+  Answer("^annotate --overwrite espaliernodes a b espalier.dev/rotate=2",
+         Json(""));
+  EXPECT_EQ(Run({"rotate", "--all"}), kExitOk) << err();
+  EXPECT_THAT(out(), HasSubstr("Asked 2 agents"));
+  EXPECT_EQ(Run({"rotate"}), kExitUsage);
+  EXPECT_EQ(Run({"rotate", "a", "--all"}), kExitUsage);
+}
+
+TEST_F(ClusterTest, SysdumpWritesWhatThereIsAndNamesWhatIsNot) {
+  Answer("component=agent", ListOf(L(AgentPodJson("a"))));
+  Answer("^get pods --all-namespaces -l", ListOf(L(AgentPodJson("a"))));
+  Answer("--previous", Json(""), "previous terminated container not found\n",
+         1);
+  Answer("^get leases", Json(""), "Error from server (Forbidden): no\n", 1);
+  Answer("^(version|get|logs|exec)", Json("text\n"));
+  const std::string to = folder_ / "dump";
+  EXPECT_EQ(Run({"sysdump", to}), kExitDegraded);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "dump/espaliernodes.yaml"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "dump/node-a.tunnels.json"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "dump/espalier-agent-a.log"));
+  EXPECT_FALSE(
+      std::filesystem::exists(folder_ / "dump/espalier-agent-a.previous.log"));
+  EXPECT_THAT(err(), HasSubstr("leases.yaml: you lack a right"));
+  EXPECT_EQ(Run({"sysdump", to}), kExitUsage) << "an older dump is kept";
+}
+
+TEST_F(ClusterTest, ManyCommandsAtMostThirtyTwoAtOnceAnsweredInTheirOrder) {
+  std::vector<Arguments> commands;
+  for (int i = 0; i < 40; ++i) {
+    const std::string name = absl::StrCat("x", i);
+    commands.push_back({"get", name});
+    answers_.push_back({{"args", absl::StrCat("^get ", name, "$")},
+                        {"out", name},
+                        {"seconds", 0.5}});
+  }
+  std::ofstream(folder_ / "answers.json") << answers_.dump();
+  const KubectlProgram kubectl(getenv("KUBECTL"), {});
+  const std::vector<Output> outputs = kubectl.RunAll(commands);
+  ASSERT_EQ(outputs.size(), 40u);
+  for (int i = 0; i < 40; ++i) {
+    EXPECT_EQ(outputs[static_cast<size_t>(i)].out, absl::StrCat("x", i));
+  }
+  std::ifstream file(folder_ / "running.log");
+  int most = 0;
+  for (int running; file >> running;) most = std::max(most, running);
+  EXPECT_LE(most, 32);
+  EXPECT_GE(most, 2) << "one after another";
+}
+
+TEST_F(ClusterTest, ASilentKubectlIsEnded) {
+  answers_.push_back({{"args", "^get x"}, {"seconds", 3600}});
+  std::ofstream(folder_ / "answers.json") << answers_.dump();
+  const KubectlProgram kubectl(getenv("KUBECTL"), {});
+  const Output output = kubectl.Run({"get", "x"}, "", absl::Milliseconds(300));
+  EXPECT_TRUE(output.timed_out);
+  EXPECT_TRUE(IsUnreachable(output));
+}
+
+TEST_F(ClusterTest, CompletionForEachShell) {
+  for (const char* shell : {"bash", "zsh", "fish", "kubectl"}) {
+    EXPECT_EQ(Run({"completion", shell}), kExitOk);
+    for (const char* command : {"status", "tunnels", "show", "pods", "drops",
+                                "verify", "rekey", "rotate", "sysdump"}) {
+      EXPECT_THAT(out(), HasSubstr(command));
+    }
+  }
+  EXPECT_EQ(Run({"completion", "csh"}), kExitUsage);
+}
+
+TEST_F(ClusterTest, WrongUse) {
+  EXPECT_EQ(Run({}), kExitUsage);
+  EXPECT_EQ(Run({"status", "--timeout", "soon"}), kExitUsage);
+  EXPECT_EQ(Run({"show", "a"}), kExitUsage);
+  EXPECT_EQ(Run({"pods", "-o", "xml"}), kExitUsage);
+  EXPECT_EQ(Run({"--help"}), kExitOk);
+  EXPECT_THAT(out(), HasSubstr("kubectl espalier status --wait"));
+}
+
+TEST(IsForSocketTest, TheSocketWhenItIsNamedElseTheCluster) {
+  unsetenv("ESPALIER_SOCKET");
+  setenv("KUBECONFIG", "/k", 1);
+  EXPECT_TRUE(IsForSocket({"--socket", "/x", "tunnels"}));
+  EXPECT_TRUE(IsForSocket({"tunnels", "--socket=/x"}));
+  EXPECT_FALSE(IsForSocket({"tunnels"}));
+  unsetenv("KUBECONFIG");
+  EXPECT_FALSE(IsForSocket({"--context", "x", "tunnels"}));
+  setenv("ESPALIER_SOCKET", "/x", 1);
+  EXPECT_TRUE(IsForSocket({"tunnels"}));
+  EXPECT_FALSE(IsForSocket({"--kubeconfig=/k", "tunnels"}));
+  unsetenv("ESPALIER_SOCKET");
+}
+
+}  // namespace
+}  // namespace espalier::kubectl
