@@ -54,7 +54,6 @@ class Cluster:
         self.lab = lab
         self.begin = time.monotonic()
         self._progress = progress
-        self._archives: list[pathlib.Path] = []
         self.programs = self._find_programs(runtime)
         self._step("programs are built")
         authority = Authority(lab.folder / "pki")
@@ -145,7 +144,6 @@ class Cluster:
         # While the API server starts: it takes no longer for it.
         test_image = self.lab.folder / "test-image.tar"
         images.write_test_image(test_image)
-        self._archives.append(test_image)
         for node in self.nodes:
             node.boot()
             node.import_image(test_image)
@@ -206,10 +204,9 @@ class Cluster:
         return self.get("node", node.name)["spec"].get("podCIDRs", [])
 
     def load_image(self, archive: pathlib.Path) -> None:
-        """As a registry would serve it: on every node, also after it came anew."""
-        self._archives.append(archive)
+        """As a registry would serve it: on every node; a reboot does not lose it."""
         for node in self.nodes:
-            node.import_image(archive)
+            node.import_image(archive.resolve())
         self._step(f"image {archive.name} is on each node")
 
     def plain_network(self) -> None:
