@@ -8,7 +8,6 @@
 namespace espalier::kube {
 namespace {
 
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
