@@ -135,6 +135,11 @@ class Layer:
             entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
         self._entries[name] = (entry, data)
 
+    def _put_parents(self, name: str) -> None:
+        for parent in map(str, pathlib.PurePath(name).parents):
+            if parent != "." and parent not in self._entries:
+                self.put(parent, folder=True)
+
     def unpack(self, package: Package) -> None:
         raw = subprocess.run(["dpkg-deb", "--fsys-tarfile", package.deb],
                              capture_output=True, check=True).stdout
@@ -152,9 +157,12 @@ class Layer:
                     self.put(name, link=entry.linkname)
                 elif entry.isfile():
                     self.put(name, archive.extractfile(entry).read(), mode=entry.mode)
-                for parent in pathlib.PurePath(name).parents:
-                    if str(parent) != "." and str(parent) not in self._entries:
-                        self.put(str(parent), folder=True)
+                self._put_parents(name)
+        # Where that folder is a link into another package's, this machine has it.
+        notice = f"usr/share/doc/{package.name}/copyright"
+        if notice not in self._entries and not only:
+            self.put(notice, pathlib.Path("/", notice).read_bytes())
+            self._put_parents(notice)
         self.put(f"var/lib/dpkg/status.d/{package.name}",
                  f"{package.control.rstrip()}\nStatus: install ok installed\n".encode())
 
