@@ -102,18 +102,20 @@ absl::Status NftablesGuard::ApplyLocked() {
   absl::Status status;
   bool changed = true;
   if (standing_) {
-    const std::string commands = ChangeTable(*standing_, wanted);
-    changed = !commands.empty();
-    if (changed) status = CarryOutLocked(commands);
+    const std::vector<std::string> steps = ChangeTable(*standing_, &wanted);
+    changed = !steps.empty();
+    status = CarryOutLocked(steps);
   }
   if (!standing_ || !status.ok()) {
     // The whole, whatever stands there: somebody may have changed it.
     changed = true;
+    wanted.side =
+        FreeSide(nftables_->RunStateless(ListTable()).value_or(std::string()));
     status = CarryOutLocked(RefillTable(wanted));
     if (!status.ok()) {
       // It was declared otherwise, by another version or by hand.
       KeepCountersLocked();
-      status = CarryOutLocked(ReplaceTable(wanted));
+      status = CarryOutLocked({ReplaceTable(wanted)});
     }
   }
   problem_ = base::Annotate(status, Item());
@@ -128,8 +130,12 @@ absl::Status NftablesGuard::ApplyLocked() {
   return absl::OkStatus();
 }
 
-absl::Status NftablesGuard::CarryOutLocked(const std::string& commands) {
-  return nftables_->Run(commands).status();
+absl::Status NftablesGuard::CarryOutLocked(
+    const std::vector<std::string>& transactions) {
+  for (const std::string& commands : transactions) {
+    ESPALIER_RETURN_IF_ERROR(nftables_->Run(commands).status());
+  }
+  return absl::OkStatus();
 }
 
 void NftablesGuard::Resync() {

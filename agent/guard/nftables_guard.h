@@ -63,7 +63,7 @@ class NftablesGuard : public Guard {
 
  private:
   absl::Status ApplyLocked();
-  absl::Status CarryOutLocked(const std::string& commands);
+  absl::Status CarryOutLocked(const std::vector<std::string>& transactions);
   void KeepCountersLocked();
   absl::StatusOr<std::map<std::string, uint64_t>> ReadCountersLocked() const;
   void ResyncSoon(absl::Duration delay);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -293,8 +294,10 @@ std::string Declarations() {
                   "  set open_ports { type inet_proto . inet_service; }\n");
   for (const FamilyWords& words : kFamilies) {
     for (const char* name : kRangeSets) {
-      absl::StrAppend(&out, "  set ", name, words.digit, " { type ", words.type,
-                      "; flags interval; }\n");
+      for (const char* side : {"_a", "_b"}) {
+        absl::StrAppend(&out, "  set ", name, words.digit, side, " { type ",
+                        words.type, "; flags interval; }\n");
+      }
     }
     for (const char* name : kAddressSets) {
       absl::StrAppend(&out, "  set ", name, words.digit, " { type ", words.type,
@@ -313,18 +316,30 @@ std::string ElementCommand(const char* verb, const std::string& set,
                       absl::StrJoin(members, ", "), " }\n");
 }
 
-// `clear` is what happens to the table that stands: "delete" or "flush".
-std::string FillTable(const char* clear, const GuardTable& wanted) {
-  std::string out =
-      absl::StrCat("table inet ", kGuardTable, " {\n}\n", clear, " table inet ",
-                   kGuardTable, "\ntable inet ", kGuardTable, " {\n",
-                   Declarations(), wanted.rules, "}\n");
-  for (const auto& [set, members] : wanted.sets) {
-    absl::StrAppend(
-        &out, "flush set inet ", kGuardTable, " ", set, "\n",
-        ElementCommand("add", set, {members.begin(), members.end()}));
+std::string NameInTable(const std::string& set, char side) {
+  return HoldsRanges(set) ? absl::StrCat(set, "_", std::string(1, side)) : set;
+}
+
+std::string FillSet(const GuardTable& table, const std::string& set) {
+  const std::set<std::string>& members = table.sets.at(set);
+  const std::string name = NameInTable(set, table.side);
+  return absl::StrCat(
+      "flush set inet ", kGuardTable, " ", name, "\n",
+      ElementCommand("add", name, {members.begin(), members.end()}));
+}
+
+std::string RulesInTable(const GuardTable& table) {
+  std::vector<std::pair<std::string, std::string>> names;
+  for (const auto& [set, members] : table.sets) {
+    if (HoldsRanges(set)) {
+      names.emplace_back("@" + set, "@" + NameInTable(set, table.side));
+    }
   }
-  return out;
+  return absl::StrReplaceAll(table.rules, names);
+}
+
+std::string Block(const std::string& content) {
+  return absl::StrCat("table inet ", kGuardTable, " {\n", content, "}\n");
 }
 
 }  // namespace
@@ -363,25 +378,46 @@ GuardTable TableOf(const DesiredGuard& desired) {
 }
 
 std::string ReplaceTable(const GuardTable& wanted) {
-  return FillTable("delete", wanted);
-}
-
-std::string RefillTable(const GuardTable& wanted) {
-  return FillTable("flush", wanted);
-}
-
-std::string ChangeTable(const GuardTable& standing, const GuardTable& wanted) {
-  if (standing.rules != wanted.rules) return RefillTable(wanted);
-  std::string out;
+  std::string out =
+      absl::StrCat(Block(""), "delete table inet ", kGuardTable, "\n",
+                   Block(Declarations() + RulesInTable(wanted)));
   for (const auto& [set, members] : wanted.sets) {
+    absl::StrAppend(&out, FillSet(wanted, set));
+  }
+  return out;
+}
+
+std::vector<std::string> RefillTable(const GuardTable& wanted) {
+  std::string ranges = Block(Declarations());
+  std::string rules =
+      absl::StrCat(Block(""), "flush table inet ", kGuardTable, "\n",
+                   Block(Declarations() + RulesInTable(wanted)));
+  std::string unused;
+  const char other = wanted.side == 'a' ? 'b' : 'a';
+  for (const auto& [set, members] : wanted.sets) {
+    if (HoldsRanges(set)) {
+      absl::StrAppend(&ranges, FillSet(wanted, set));
+      absl::StrAppend(&unused, "flush set inet ", kGuardTable, " ",
+                      NameInTable(set, other), "\n");
+    } else {
+      absl::StrAppend(&rules, FillSet(wanted, set));
+    }
+  }
+  return {ranges, rules, unused};
+}
+
+std::vector<std::string> ChangeTable(const GuardTable& standing,
+                                     GuardTable* wanted) {
+  wanted->side = standing.side;
+  bool refill = standing.rules != wanted->rules;
+  std::string out;
+  for (const auto& [set, members] : wanted->sets) {
     const auto found = standing.sets.find(set);
     const std::set<std::string> before =
         found == standing.sets.end() ? std::set<std::string>() : found->second;
     if (before == members) continue;
     if (HoldsRanges(set)) {
-      absl::StrAppend(
-          &out, "flush set inet ", kGuardTable, " ", set, "\n",
-          ElementCommand("add", set, {members.begin(), members.end()}));
+      refill = true;
       continue;
     }
     std::vector<std::string> added, removed;
@@ -390,7 +426,16 @@ std::string ChangeTable(const GuardTable& standing, const GuardTable& wanted) {
     absl::StrAppend(&out, ElementCommand("delete", set, removed),
                     ElementCommand("add", set, added));
   }
-  return out;
+  if (refill) {
+    wanted->side = standing.side == 'a' ? 'b' : 'a';
+    return RefillTable(*wanted);
+  }
+  if (out.empty()) return {};
+  return {out};
+}
+
+char FreeSide(const std::string& listing) {
+  return listing.find("@inside4_a") == std::string::npos ? 'a' : 'b';
 }
 
 }  // namespace espalier::guard

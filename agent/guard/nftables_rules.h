@@ -21,6 +21,11 @@ struct GuardTable {
   // Chains and rules: the same text as long as only members of sets change.
   std::string rules;
   GuardSets sets;
+  // Each set of ranges is there twice, "inside4_a" and "inside4_b"; the rules
+  // in the kernel use those of this side. Kernels before 6.17 miss in a set of
+  // ranges whose members are flushed and added again, until the transaction is
+  // through: so the side that is filled is never the one in use.
+  char side = 'a';
 };
 
 // Names of the sets whose members are ranges: those are replaced as a whole,
@@ -43,11 +48,15 @@ std::string ReplaceTable(const GuardTable& wanted);
 // The same, but chains, sets and counters that stand as declared go on: a
 // packet that is under way meets the old rules or the new ones. Between a chain
 // that is added and one that is deleted it can meet neither. Fails when
-// something is declared otherwise.
-std::string RefillTable(const GuardTable& wanted);
-// One transaction from `standing` to `wanted`; empty when there is nothing to
-// do. Counters go on.
-std::string ChangeTable(const GuardTable& standing, const GuardTable& wanted);
+// something is declared otherwise. One transaction after the other;
+// `wanted.side` must not be in use.
+std::vector<std::string> RefillTable(const GuardTable& wanted);
+// Transactions from `standing` to `wanted`, whose side is chosen; none when
+// there is nothing to do. Counters go on.
+std::vector<std::string> ChangeTable(const GuardTable& standing,
+                                     GuardTable* wanted);
+// The side that the rules of nft's listing do not use.
+char FreeSide(const std::string& listing);
 
 }  // namespace espalier::guard
 

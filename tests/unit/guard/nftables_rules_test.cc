@@ -7,6 +7,9 @@ namespace espalier::guard {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -86,22 +89,43 @@ TEST(NftablesRules, BeforeSyncEverythingIsInside) {
 TEST(NftablesRules, AChangeOfAModeChangesMembersOnly) {
   const GuardTable before = TableOf(Desired());
   DesiredGuard desired = Desired();
-  EXPECT_THAT(ChangeTable(before, TableOf(desired)), IsEmpty());
+  const auto change = [&] {
+    GuardTable wanted = TableOf(desired);
+    return ChangeTable(before, &wanted);
+  };
+  EXPECT_THAT(change(), IsEmpty());
   desired.pods[1].mode = base::Mode::kRequired;
   desired.pods[2].mode = base::Mode::kPreferred;
-  EXPECT_EQ(ChangeTable(before, TableOf(desired)),
-            "delete element inet espalier_guard disabled4 { 10.0.1.4 }\n"
-            "delete element inet espalier_guard relaxed4 { 10.0.1.3 }\n");
+  EXPECT_THAT(
+      change(),
+      ElementsAre("delete element inet espalier_guard disabled4 { 10.0.1.4 }\n"
+                  "delete element inet espalier_guard relaxed4 { 10.0.1.3 "
+                  "}\n"));
   desired = Desired();
   desired.inside.push_back(InsideBlock::Pods(Net("10.9.0.0/16")));
-  EXPECT_THAT(ChangeTable(before, TableOf(desired)),
-              HasSubstr("flush set inet espalier_guard inside4\n"));
+  // The side in use, a, is left alone until the rules use the other.
+  EXPECT_THAT(
+      change(),
+      ElementsAre(AllOf(HasSubstr("flush set inet espalier_guard inside4_b\n"),
+                        HasSubstr("add element inet espalier_guard inside4_b"),
+                        Not(HasSubstr("flush set inet espalier_guard "
+                                      "inside4_a")),
+                        Not(HasSubstr("flush table"))),
+                  AllOf(HasSubstr("flush table inet espalier_guard\n"),
+                        HasSubstr("@inside4_b"), Not(HasSubstr("@inside4_a")),
+                        Not(HasSubstr("flush set inet espalier_guard inside"))),
+                  HasSubstr("flush set inet espalier_guard inside4_a\n")));
   desired = Desired();
   desired.tunnel_interface = "esp1";
   // Never by deleting: a packet under way would meet neither table.
-  EXPECT_THAT(ChangeTable(before, TableOf(desired)),
-              AllOf(HasSubstr("flush table inet espalier_guard"),
-                    Not(HasSubstr("delete table"))));
+  EXPECT_THAT(change(), Each(Not(HasSubstr("delete table"))));
+  EXPECT_THAT(change(), Contains(HasSubstr("flush table inet espalier_guard")));
+}
+
+TEST(NftablesRules, TheFreeSideIsTheOneThatNoRuleUses) {
+  EXPECT_EQ(FreeSide(""), 'a');
+  EXPECT_EQ(FreeSide("set inside4_a { }\nip daddr != @inside4_b return"), 'a');
+  EXPECT_EQ(FreeSide("set inside4_b { }\nip daddr != @inside4_a return"), 'b');
 }
 
 TEST(NftablesRules, RangesAreTold) {
