@@ -28,6 +28,7 @@ constexpr size_t kMaxWaitingJobs = 4096;
 constexpr uint16_t kIkePort = 500;
 // How soon the runtime is told once the datapath answers.
 constexpr absl::Duration kReadinessLooks = absl::Milliseconds(200);
+constexpr absl::Duration kReadinessTold = absl::Seconds(10);
 constexpr absl::Duration kFilesChangeTogether = absl::Milliseconds(100);
 
 ike::CoreConfig CoreConfigOf(
@@ -98,6 +99,7 @@ absl::Status Agent::Start() {
                                                    base::ByteSpan bytes) {
     driver_.HandleDatagram({local, remote}, bytes);
   }));
+  not_ready_told_ = clock_.Now();
   WatchReadiness();
   base::Log(LogLevel::kInfo, "agent started",
             {{"version", ESPALIER_VERSION},
@@ -287,6 +289,11 @@ void Agent::WatchReadiness() {
     return;
   }
   cni_->SetReady(ready);
+  if (not_ready_told_ + kReadinessTold < clock_.Now()) {
+    not_ready_told_ = clock_.Now();
+    base::Log(LogLevel::kWarning, "not ready for pods yet",
+              {{"why", ready.message()}});
+  }
   loop_.RunAfter(kReadinessLooks, [this] { WatchReadiness(); });
 }
 

@@ -127,6 +127,7 @@ class Agent {
   bool reload_waits_ = false;
   bool stopping_ = false;
   bool was_ready_ = false;
+  base::Instant not_ready_told_;
   uint32_t pod_mtu_ = 0;
   absl::Duration plaintext_settle_ = pods::Settings().plaintext_settle;
   base::Instant key_since_ = absl::InfinitePast();

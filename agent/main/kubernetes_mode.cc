@@ -149,15 +149,16 @@ absl::StatusOr<kube::EspalierNode> KubernetesMode::PublishFirst() {
              wanted.spec.datapath.empty()) {
     wanted.spec.datapath = "user";
   }
-  first_spec_ = wanted.spec;
   if (own.ok() && own->spec.public_keys == wanted.spec.public_keys &&
       own->spec.datapath == wanted.spec.datapath) {
+    first_spec_ = wanted.spec;
     return own;
   }
   ESPALIER_ASSIGN_OR_RETURN(
       const std::string answer,
       client_.ServerSideApply(path, kube::EncodeSpec(wanted), kFieldManager,
                               /*force=*/true, kCallTime, &cancellation_));
+  first_spec_ = wanted.spec;
   base::Log(LogLevel::kInfo, "public key published",
             {{"node", name_},
              {"fingerprint", rotation_->key()->public_key()->Fingerprint()}});
@@ -206,12 +207,12 @@ absl::StatusOr<mesh::Config> KubernetesMode::Bootstrap() {
     absl::StatusOr<mesh::Config> config = Compose(options_.base);
     if (status.ok()) return config;
     const base::Instant now = clock_.Now();
-    // FailedPrecondition: the server answers, and this node is to wait.
-    if (config.ok() && !absl::IsFailedPrecondition(status) &&
-        now - began >= options_.patience) {
+    // Also where it answers and knows less than this node does: it may have
+    // been set back.
+    if (config.ok() && now - began >= options_.patience) {
       base::Log(LogLevel::kWarning,
-                "the API server does not answer: going on with what was last "
-                "known of the cluster",
+                "the API server does not say what is needed: going on with "
+                "what was last known of the cluster",
                 {{"error", status}, {"peers", config->peers.size()}});
       return config;
     }

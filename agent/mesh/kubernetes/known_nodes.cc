@@ -86,7 +86,7 @@ void KnownNodes::Judge(base::Instant now) {
   }
   alarm_.clear();
   Saw(told_version_);
-  for (const auto& [name, node] : told_) Take(node);
+  for (const auto& [name, node] : told_) Take(now, node);
   bool leaving = false;
   for (auto& [name, held] : held_) {
     if (!told_.contains(name) && !held.remove_at) {
@@ -98,12 +98,22 @@ void KnownNodes::Judge(base::Instant now) {
   for (const auto& [name, node] : told_) EndClaimed(*node);
 }
 
-void KnownNodes::Take(const Node& node) {
+void KnownNodes::Take(base::Instant now, const Node& node) {
   Held& held = held_[node->meta.name];
   if (held.node != nullptr && IsStale(*node, *held.node)) return;
-  if (held.node == nullptr || !(*held.node == *node)) ++revision_;
-  held = {node, std::nullopt};
+  Node taken = node;
+  std::optional<base::Instant> remove_at;
+  if (!node->status && held.node != nullptr && held.node->status) {
+    // Deleted and made anew: until the controller has looked at it again, its
+    // tunnels go on as after a deletion. Its keys count at once.
+    auto merged = std::make_shared<kube::EspalierNode>(*node);
+    merged->status = held.node->status;
+    taken = std::move(merged);
+    remove_at = held.remove_at.value_or(now + kRemoveAfter);
+  }
+  if (held.node == nullptr || !(*held.node == *taken)) ++revision_;
   Saw(node->meta.resource_version);
+  held = {std::move(taken), remove_at};
 }
 
 void KnownNodes::EndClaimed(const kube::EspalierNode& node) {
@@ -119,7 +129,7 @@ void KnownNodes::HandlePut(base::Instant now, Node node) {
     told_version_ = node->meta.resource_version;
   }
   if (!older_) {
-    Take(node);
+    Take(now, node);
     EndClaimed(*node);
   }
   if (!alarm_.empty()) Judge(now);

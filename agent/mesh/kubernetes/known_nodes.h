@@ -58,7 +58,7 @@ class KnownNodes {
   };
 
   void Judge(base::Instant now);
-  void Take(const Node& node);
+  void Take(base::Instant now, const Node& node);
   void EndClaimed(const kube::EspalierNode& node);
   bool IsOlder(const std::string& resource_version) const;
   void Saw(const std::string& resource_version);

@@ -55,6 +55,30 @@ TEST_F(KnownNodesTest, ANodeThatComesBackInTimeStays) {
   EXPECT_THAT(Names(), ElementsAre("n1", "n2"));
 }
 
+TEST_F(KnownNodesTest, ANodeMadeAnewKeepsItsPlaceUntilItIsVerifiedAgain) {
+  Relist(2, 10);
+  kube::EspalierNode anew = MakeNode(2, 12);
+  anew.meta.uid = "another";
+  anew.status.reset();
+  known_.HandleDeleted(now_, "n2", "11");
+  Pass(absl::Seconds(10));
+  known_.HandlePut(now_, Share(anew));
+  ASSERT_TRUE(known_.nodes().at("n2")->status.has_value());
+  EXPECT_EQ(known_.nodes().at("n2")->meta.uid, "another");
+  Pass(absl::Seconds(10));
+  anew = MakeNode(2, 13);
+  anew.meta.uid = "another";
+  known_.HandlePut(now_, Share(anew));
+  EXPECT_EQ(known_.NextTimeout(), std::nullopt);
+  // The negative: nobody verifies it.
+  anew = MakeNode(2, 14);
+  anew.meta.uid = "a third";
+  anew.status.reset();
+  known_.HandlePut(now_, Share(anew));
+  Pass(absl::Seconds(30));
+  EXPECT_THAT(Names(), ElementsAre("n1"));
+}
+
 TEST_F(KnownNodesTest, AbsenceFromARelistRemovesAfterThirtySeconds) {
   Relist(4, 10);
   Relist(3, 20);
