@@ -140,7 +140,10 @@ $LINK_LAYER    counter name node_plaintext drop
 )";
 
 // `inner`: the pods' interfaces, the tunnel's, and loopback. What is not known
-// to be one of these counts as a wire, new devices included.
+// to be one of these counts as a wire, new devices included. In output, a
+// packet whose destination was translated (kube-proxy, for the node's own
+// packets to a Service) still has the interface of its old route; postrouting
+// sees the new.
 constexpr char kChains[] = R"(
   chain arrive {
     iifname @pods return
@@ -169,6 +172,7 @@ $INTO_ESP    meta nfproto ipv4 jump leave4
   chain output {
     type filter hook output priority -10; policy accept;
     $BYPASS return
+    ct status dnat return
     oifname != @inner jump leave
   }
   chain postrouting {

@@ -342,9 +342,13 @@ void Mesh::ApplyNetwork() {
   desired.node_cidrs = cluster_.node_cidrs;
   desired.node_addresses = cluster_.node.addresses;
   desired.tunnel_addresses = TunnelAddresses(cluster_.node.pod_cidrs);
+  const uint32_t least_mtu = pod_mtu();
   for (const auto& [id, peer] : peers_) {
     if (!peer->configured) continue;
-    const uint32_t mtu = MtuOf(*peer);
+    // No more than pods take at the other end: what a node sends them in one
+    // piece would end there, with an ICMP error that quotes it and goes from
+    // node to node in plaintext.
+    const uint32_t mtu = std::min(MtuOf(*peer), least_mtu);
     for (const base::IpPrefix& cidr : peer->spec.pod_cidrs) {
       desired.routes.push_back({.destination = cidr, .mtu = mtu});
     }

@@ -107,7 +107,6 @@ class Scene:
                      node_port, of_first),
                     ("NodePort from outside, pod on this node", from_outside, n2,
                      node_port, of_second),
-                    ("NodePort of the other node", there, n1, node_port, of_first),
                     ("NodePort of this node", here, n1, node_port, of_first),
                     ("pod to NodePort of the other node", from_a, n2, node_port,
                      of_second | {get(a)}),
@@ -122,6 +121,9 @@ class Scene:
                     ("pod to its own node", from_a, n1, PORT, {get(a)}),
                     ("pod to outside", from_a, get(outside.uplink), PORT, {n1}),
                 ]
+                if mode == "shop":  # a node's way to another node is plaintext
+                    table.append(("NodePort of the other node", there, n1, node_port,
+                                  {None}))
                 rows += [Row(f"{name} ({kind}, IPv{family})", source,
                              Question(kind, address, port), set(seen))
                          for name, source, address, port, seen in table]
