@@ -118,6 +118,7 @@ $NOT_ENCRYPTED    $IP saddr @inside$F counter name plaintext_to_pod drop
     counter name outside_in drop
   }
   chain leave$F {
+    $IP daddr != @inside$F ct direction reply ct state established return
     $IP daddr != @inside$F $IP saddr @denied$F counter name outside_denied drop
     $IP daddr != @inside$F return
     $IP saddr @pod_net$F $IP saddr != @relaxed$F counter name leak_from_pod drop

@@ -383,6 +383,25 @@ TEST_F(NftablesGuardTest, OutsideByItsRules) {
   EXPECT_FALSE(Passes(wire_.get(), "10.0.2.2", required_.get(), "10.0.1.2"));
 }
 
+// Of a pod that may not speak to the outside, who is let in gets answers.
+TEST_F(NftablesGuardTest, AnswersWhoIsLetIn) {
+  DesiredGuard desired = Desired();
+  desired.pods[0].outside_denied = true;
+  desired.pods[0].outside_in = true;
+  guard_->SetDesired(desired);
+  const int pod = required_->Socket("10.0.1.2");
+  const int outside = wire_->Socket("198.51.100.9");
+  Send(pod, Ip("198.51.100.9"));
+  EXPECT_FALSE(Receives(outside));
+  Send(outside, Ip("10.0.1.2"));
+  ASSERT_TRUE(Receives(pod));
+  Send(pod, Ip("198.51.100.9"));
+  EXPECT_TRUE(Receives(outside));
+  EXPECT_EQ(Count("outside_denied"), 1u);
+  close(pod);
+  close(outside);
+}
+
 TEST_F(NftablesGuardTest, DisabledOnlyTowardsPlaintextBlocks) {
   guard_->SetDesired(Desired());
   EXPECT_TRUE(Passes(disabled_.get(), "10.0.1.4", wire_.get(), "10.0.2.250"));
