@@ -1,13 +1,8 @@
 #include "agent/service/metrics.h"
 
-#include <fstream>
-#include <set>
-#include <sstream>
-
-#include "absl/strings/match.h"
-#include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/metric_families.h"
 
 namespace espalier::service {
 namespace {
@@ -56,24 +51,8 @@ TEST(Metrics, ValuesWithTheirLabels) {
 // Prometheus refuses a scrape with a family given twice; and what operators
 // read in docs/metrics.md is what there is.
 TEST(Metrics, FamiliesAreUniqueAndDocumented) {
-  std::set<std::string> families;
-  const std::string text = RenderMetrics(Full());
-  for (absl::string_view line : absl::StrSplit(text, '\n')) {
-    if (!absl::StartsWith(line, "# TYPE ")) continue;
-    const std::vector<std::string> words = absl::StrSplit(line, ' ');
-    EXPECT_TRUE(families.insert(words[2]).second) << line;
-    EXPECT_TRUE(absl::StartsWith(words[2], "espalier_")) << line;
-    EXPECT_EQ(words[3] == "counter", absl::EndsWith(words[2], "_total"))
-        << line;
-  }
-  std::ifstream stream(ESPALIER_SOURCE_DIR "/docs/metrics.md");
-  ASSERT_TRUE(stream.good());
-  std::set<std::string> rows;
-  for (std::string line; std::getline(stream, line);) {
-    if (line.rfind("| `", 0) == 0)
-      rows.insert(line.substr(3, line.find('`', 3) - 3));
-  }
-  EXPECT_EQ(rows, families);
+  espalier::testing::ExpectFamiliesAreDocumented(RenderMetrics(Full()),
+                                                 /*of_controller=*/false);
 }
 
 }  // namespace
