@@ -324,7 +324,7 @@ void Reconciler::Done(base::Instant now, const Write& write,
                       const absl::StatusOr<EspalierNode>& answer) {
   in_flight_ = false;
   next_timeout_ = now;
-  const absl::Status status = answer.status();
+  const absl::Status& status = answer.status();
   const bool gone = absl::IsNotFound(status);
   const bool deletion = write.kind == Write::Kind::kDelete ||
                         write.kind == Write::Kind::kDeleteReport;

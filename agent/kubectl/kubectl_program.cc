@@ -165,9 +165,17 @@ std::vector<Output> KubectlProgram::RunAll(
   return outputs;
 }
 
+// The second wording is that of a kubectl whose cache still knows the kind,
+// from before it was removed or from another cluster at the same address.
+bool LacksOurKinds(const Output& output) {
+  return absl::StrContains(output.err, "doesn't have a resource type") ||
+         absl::StrContains(output.err,
+                           "the server could not find the requested resource");
+}
+
 bool IsUnreachable(const Output& output) {
   return output.code == kNotStarted || output.timed_out ||
-         absl::StrContains(output.err, "doesn't have a resource type") ||
+         LacksOurKinds(output) ||
          absl::StrContains(output.err, "Unable to connect to the server") ||
          absl::StrContains(output.err, "was refused - did you specify") ||
          absl::StrContains(output.err, "no such host");
@@ -183,7 +191,7 @@ std::string Explain(const KubectlProgram& kubectl, const Output& output) {
   if (output.timed_out) {
     return absl::StrCat("no answer within a minute. ", words);
   }
-  if (absl::StrContains(words, "doesn't have a resource type")) {
+  if (LacksOurKinds(output)) {
     return "Espalier is not installed in this cluster (it has no "
            "EspalierNodes). Install the chart: helm install espalier "
            "charts/espalier --namespace espalier-system --create-namespace "

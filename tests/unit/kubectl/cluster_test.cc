@@ -222,6 +222,16 @@ TEST_F(ClusterTest, WithoutTheChart) {
                     HasSubstr("clusterPodCIDRs")));
 }
 
+TEST_F(ClusterTest, WithoutTheChartThatKubectlRemembers) {
+  Answer("^get ", Json(""),
+         "Error from server (NotFound): Unable to list "
+         "\"espalier.dev/v1alpha1, Resource=espaliernodes\": the server could "
+         "not find the requested resource (get espaliernodes.espalier.dev)\n",
+         1);
+  EXPECT_EQ(Run({"status"}), kExitNoAgent);
+  EXPECT_THAT(err(), HasSubstr("helm install"));
+}
+
 TEST_F(ClusterTest, WithoutAnAgent) {
   Agents(Json::array());
   EXPECT_EQ(Run({"tunnels"}), kExitNoAgent);
