@@ -182,7 +182,7 @@ bool IsUnreachable(const Output& output) {
 }
 
 std::string Explain(const KubectlProgram& kubectl, const Output& output) {
-  const std::string words(absl::StripAsciiWhitespace(output.err));
+  std::string words(absl::StripAsciiWhitespace(output.err));
   if (output.code == kNotStarted) {
     return absl::StrCat("cannot run ", kubectl.program(), ": ", words,
                         ". Put kubectl on PATH, or its path into $KUBECTL; on "
