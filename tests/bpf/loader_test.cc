@@ -274,6 +274,16 @@ TEST_P(LoaderTest, WithoutABpffsItSaysSo) {
   rmdir(options.pin_root.c_str());
 }
 
+guard::DesiredGuard OnePod() {
+  guard::DesiredGuard desired;
+  desired.tunnel_interface = "wire";
+  desired.pods = {{.host_interface = kPod,
+                   .addresses = {base::IpAddress::Parse("10.1.0.2").value()},
+                   .name = "shop/web"}};
+  desired.in_sync = true;
+  return desired;
+}
+
 // The whole, on real devices.
 TEST_P(LoaderTest, GuardStandsEverywhereAndRepairs) {
   system_.reset();
@@ -284,12 +294,7 @@ TEST_P(LoaderTest, GuardStandsEverywhereAndRepairs) {
   std::vector<std::string> repairs;
   bpf->OnRepair(
       [&](const guard::GuardProblem& p) { repairs.push_back(p.item); });
-  guard::DesiredGuard desired;
-  desired.tunnel_interface = "wire";
-  desired.pods = {{.host_interface = kPod,
-                   .addresses = {base::IpAddress::Parse("10.1.0.2").value()},
-                   .name = "shop/web"}};
-  desired.in_sync = true;
+  const guard::DesiredGuard desired = OnePod();
   bpf->SetDesired(desired);
   for (const guard::GuardProblem& problem : bpf->Problems()) {
     ADD_FAILURE() << problem.item << ": " << problem.status;
@@ -317,12 +322,7 @@ TEST_P(LoaderTest, AnUnmountedBpffsIsToldAndMadeGood) {
   std::vector<std::string> repairs;
   bpf->OnRepair(
       [&](const guard::GuardProblem& p) { repairs.push_back(p.item); });
-  guard::DesiredGuard desired;
-  desired.tunnel_interface = "wire";
-  desired.pods = {{.host_interface = kPod,
-                   .addresses = {base::IpAddress::Parse("10.1.0.2").value()},
-                   .name = "shop/web"}};
-  desired.in_sync = true;
+  const guard::DesiredGuard desired = OnePod();
   bpf->SetDesired(desired);
   loop.Advance(absl::Seconds(2));
   EXPECT_TRUE(bpf->Problems().empty());

@@ -11,7 +11,7 @@ from lab import LabError, wait_until
 from lab.kube import KubeNode, espalier
 from lab.kube.captured import Captured
 from lab.kube.cluster import Cluster
-from lab.kube.machine import children
+from lab.kube.machine import processes_below
 from lab.kube.pods import ClusterPod, pod_object, run_pods
 from lab.traffic import Traffic
 
@@ -111,7 +111,8 @@ def test_agent_killed_and_all_rolled_without_a_lost_packet(installed, pods):
     traffic.wait_for_flow()
     with Captured(installed, "upgrade", a, b):
         before = restarts(installed, "agent", a.node)
-        os.kill(agent_pid(a.node), signal.SIGKILL)
+        (agent,) = processes_below(a.node.pid, "/usr/bin/espalier-agent")
+        os.kill(agent, signal.SIGKILL)
         wait_until(lambda: restarts(installed, "agent", a.node) > before, 60,
                    "the agent was started again")
         for component in ("agent", "espd"):
@@ -131,22 +132,6 @@ def test_agent_killed_and_all_rolled_without_a_lost_packet(installed, pods):
 def restarts(cluster: Cluster, component: str, node: KubeNode) -> int:
     pod = espalier.component_pod(cluster, component, node.name)
     return pod["status"]["containerStatuses"][0]["restartCount"]
-
-
-def agent_pid(node: KubeNode) -> int:
-    """As seen from this machine."""
-    todo, found = [node.pid], []
-    while todo:
-        pid = todo.pop()
-        todo += children(pid)
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if file.read().startswith(b"/usr/bin/espalier-agent\0"):
-                    found.append(pid)
-        except OSError:
-            continue
-    assert len(found) == 1
-    return found[0]
 
 
 def test_uninstall_leaves_the_guards_standing(installed):

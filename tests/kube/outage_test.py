@@ -20,7 +20,7 @@ import pytest
 from lab import wait_until
 from lab.kube import KubeNode, espalier
 from lab.kube.cluster import Cluster
-from lab.kube.machine import children
+from lab.kube.machine import children, processes_below
 from lab.kube.pods import ClusterPod, pod_object, run_pods
 from lab.session import binary
 from lab.traffic import Traffic
@@ -91,21 +91,6 @@ def mode(node: KubeNode, name: str) -> str:
                  if (pod["namespace"], pod["name"]) == ("shop", name)), "")
 
 
-def processes(node: KubeNode, program: str) -> list[int]:
-    """As seen from this machine."""
-    todo, found = [node.pid], []
-    while todo:
-        pid = todo.pop()
-        todo += children(pid)
-        try:
-            if pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().startswith(
-                    program.encode() + b"\0"):
-                found.append(pid)
-        except OSError:
-            continue
-    return found
-
-
 def test_without_an_api_server_tunnels_rekey_and_agents_restart(installed, pods, traffic):
     node = pods[0].node
     installed.control.kill("apiserver")
@@ -113,10 +98,10 @@ def test_without_an_api_server_tunnels_rekey_and_agents_restart(installed, pods,
     before = metric(node, 'espalier_rekeys_total{kind="child"}')
     wait_until(lambda: metric(node, 'espalier_rekeys_total{kind="child"}') >= before + 3, 60,
                "three rekeys without an API server")
-    (agent,) = processes(node, "/usr/bin/espalier-agent")
+    (agent,) = processes_below(node.pid, "/usr/bin/espalier-agent")
     os.kill(agent, signal.SIGKILL)
     # The kubelet starts it again by itself; it has what it last knew.
-    wait_until(lambda: processes(node, "/usr/bin/espalier-agent") not in ([], [agent]), 60,
+    wait_until(lambda: processes_below(node.pid, "/usr/bin/espalier-agent") not in ([], [agent]), 60,
                "the agent was started again")
     wait_until(lambda: metric(node, 'espalier_rekeys_total{kind="child"}') >= 2, 90,
                "the new agent has taken over and rekeyed")

@@ -48,6 +48,21 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
+def processes_below(root: int, program: str) -> list[int]:
+    """Pids, as seen from this machine, of those that were started as `program`."""
+    waiting, found = [root], []
+    while waiting:
+        pid = waiting.pop()
+        waiting += children(pid)
+        try:
+            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if words.startswith(program.encode() + b"\0"):
+            found.append(pid)
+    return found
+
+
 class Machine:
     """Its network outlives a reboot, as a machine's cable does."""
 
