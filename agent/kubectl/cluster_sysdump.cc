@@ -91,6 +91,12 @@ int ClusterSysdump(const Cluster& cluster, const std::string& folder) {
   const std::vector<Output> outputs = cluster.kubectl().RunAll(commands);
   Json written = Json::array();
   std::string failures;
+  for (const AgentPod& agent : agents) {
+    if (agent.ready) continue;
+    absl::StrAppend(&failures, "node-", agent.node,
+                    ".*.json: its agent does not run (", agent.why_not,
+                    "), its log is here\n");
+  }
   const std::filesystem::path home(folder);
   for (size_t i = 0; i < pieces.size(); ++i) {
     const bool earlier_log = pieces[i].file.ends_with(".previous.log");

@@ -112,6 +112,9 @@ def test_an_agent_that_is_away_is_named(installed):
 
 
 def test_sysdump(installed, kube_lab):
+    # The test before changed what the agents' pods are made of: node-1's is replaced, too.
+    installed.kubectl("rollout", "status", "daemonset/espalier-agent", "-n",
+                      espalier.NAMESPACE, "--timeout=120s", timeout=150)
     folder = kube_lab.folder / "dump"
     result = installed.kubectl("espalier", "sysdump", folder, check=False, timeout=180)
     assert result.returncode == 0, result.stderr

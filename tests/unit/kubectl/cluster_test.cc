@@ -479,6 +479,18 @@ TEST_F(ClusterTest, SysdumpWritesWhatThereIsAndNamesWhatIsNot) {
   EXPECT_EQ(Run({"sysdump", to}), kExitUsage) << "an older dump is kept";
 }
 
+TEST_F(ClusterTest, SysdumpNamesAnAgentThatCouldNotBeAsked) {
+  const Json away = AgentPodJson("b", "Pending", "False");
+  Answer("component=agent", ListOf(L(AgentPodJson("a"), away)));
+  Answer("^get pods --all-namespaces -l", ListOf(L(AgentPodJson("a"), away)));
+  Answer("^(version|get|logs|exec)", Json("text\n"));
+  EXPECT_EQ(Run({"sysdump", folder_ / "dump"}), kExitDegraded);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "dump/node-a.tunnels.json"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "dump/node-b.tunnels.json"));
+  EXPECT_THAT(err(), HasSubstr("node-b.*.json: its agent does not run"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "dump/errors.txt"));
+}
+
 TEST_F(ClusterTest, ManyCommandsAtMostThirtyTwoAtOnceAnsweredInTheirOrder) {
   std::vector<Arguments> commands;
   for (int i = 0; i < 40; ++i) {
