@@ -22,10 +22,13 @@ START = """#!/bin/bash
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+# A checkout below one of these stays in sight.
+mkdir -p /.checkout && mount --bind {root} /.checkout
 for fs in tmpfs:/run tmpfs:/tmp tmpfs:/dev/shm devpts:/dev/pts cgroup2:/sys/fs/cgroup bpf:/sys/fs/bpf \\
           tmpfs:/var/lib/espalier; do
   mkdir -p "${{fs#*:}}"; mount -t "${{fs%%:*}}" "${{fs%%:*}}" "${{fs#*:}}"
 done
+mkdir -p {root} && mount --move /.checkout {root}
 mkdir -p /run/netns "/lib/modules/$(uname -r)"
 mount --bind {modules} "/lib/modules/$(uname -r)"
 ln -sf /proc/self/fd /dev/fd; ln -sf /proc/self/fd/0 /dev/stdin
@@ -70,9 +73,11 @@ def run(command: str, kernel: str = DEFAULT_KERNEL, cpus: int = 1,
     kernel_root = guest_parts.kernel(kernel)
     environment = f"PYTHONDONTWRITEBYTECODE=1 ESPALIER_GUEST={kernel}" + "".join(
         f" {name}={_quote(os.environ[name])}"
-        for name in ("ESPALIER_BIN_DIR", "ESPALIER_DATAPATH", "ESPALIER_ROUTING", "PYTHONPATH", "CI") if name in os.environ)
+        for name in ("ESPALIER_BIN_DIR", "ESPALIER_DATAPATH", "ESPALIER_ROUTING",
+                     "ESPALIER_AGENT_AWAY", "PYTHONPATH", "CI") if name in os.environ)
     start = START.format(
-        modules=_quote(str(guest_parts.modules(kernel_root))), cwd=_quote(os.getcwd()),
+        modules=_quote(str(guest_parts.modules(kernel_root))),
+        root=_quote(str(paths.ROOT)), cwd=_quote(os.getcwd()),
         environment=environment, command=_quote(command), seconds=seconds)
     with tempfile.TemporaryDirectory(prefix="espalier-guest-") as folder:
         initramfs = pathlib.Path(folder, "initramfs")
