@@ -11,6 +11,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
+#include "tests/support/source_dir.h"
 
 namespace espalier::testing {
 
@@ -26,7 +27,7 @@ inline void ExpectFamiliesAreDocumented(const std::string& text,
     EXPECT_EQ(words[3] == "counter", absl::EndsWith(words[2], "_total"))
         << line;
   }
-  std::ifstream stream(ESPALIER_SOURCE_DIR "/docs/metrics.md");
+  std::ifstream stream(InSource("docs/metrics.md"));
   ASSERT_TRUE(stream.good());
   std::set<std::string> rows;
   for (std::string line; std::getline(stream, line);) {

@@ -14,6 +14,7 @@
 #include "agent/kubectl/command.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/source_dir.h"
 
 namespace espalier::kubectl {
 namespace {
@@ -96,8 +97,8 @@ class ClusterTest : public ::testing::Test {
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     folder_ = pattern;
     setenv("FAKE_KUBECTL", folder_.c_str(), 1);
-    setenv("KUBECTL", ESPALIER_SOURCE_DIR "/tests/unit/kubectl/fake_kubectl.py",
-           1);
+    setenv("KUBECTL",
+           testing::InSource("tests/unit/kubectl/fake_kubectl.py").c_str(), 1);
     // A host of its own must not decide.
     setenv("KUBECONFIG", "/nonexistent", 1);
     unsetenv("ESPALIER_SOCKET");

@@ -6,6 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/source_dir.h"
 
 namespace espalier::agent {
 namespace {
@@ -38,7 +39,7 @@ TEST(StartOnlyChanges, NamesFieldsAsTheFileDoes) {
 // With everything different, the list is what docs/configuration.md marks as
 // read at the start.
 TEST(StartOnlyChanges, IsWhatTheDocumentationSays) {
-  std::ifstream stream(ESPALIER_SOURCE_DIR "/docs/configuration.md");
+  std::ifstream stream(testing::InSource("docs/configuration.md"));
   ASSERT_TRUE(stream.good());
   std::set<std::string> documented;
   for (std::string line; std::getline(stream, line);) {

@@ -18,6 +18,7 @@
 #include "agent/mesh/config/yaml_tree.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/source_dir.h"
 
 namespace espalier::mesh {
 namespace {
@@ -54,8 +55,8 @@ std::string ErrorOf(const std::string& text) {
 }
 
 TEST(ParseConfig, ExampleIsRight) {
-  const std::string text = ReadText(std::filesystem::path(ESPALIER_SOURCE_DIR) /
-                                    "docs/examples/node.yaml");
+  const std::string text =
+      ReadText(testing::InSource("docs/examples/node.yaml"));
   absl::StatusOr<Config> config = ParseConfig(text, "node.yaml");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->node.name, "node-a");
@@ -118,8 +119,7 @@ TEST(ParseConfig, ALifetimeBringsItsHardLimit) {
 // word for word.
 TEST(ParseConfig, GoldenErrors) {
   const std::filesystem::path folder =
-      std::filesystem::path(ESPALIER_SOURCE_DIR) /
-      "tests/unit/mesh/config/errors";
+      testing::InSource("tests/unit/mesh/config/errors");
   int files = 0;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     if (entry.path().extension() != ".yaml") continue;

@@ -7,12 +7,13 @@
 #include "agent/mesh/config/config.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/source_dir.h"
 
 namespace espalier::mesh {
 namespace {
 
 TEST(Documentation, HasARowForEveryFieldAndNoOther) {
-  std::ifstream stream(ESPALIER_SOURCE_DIR "/docs/configuration.md");
+  std::ifstream stream(testing::InSource("docs/configuration.md"));
   ASSERT_TRUE(stream.good());
   std::set<std::string> rows;
   for (std::string line; std::getline(stream, line);) {
