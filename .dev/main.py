@@ -23,7 +23,7 @@ root); caches live in ~/.cache/espalier, builds in build/PRESET."""
 EXAMPLES = """examples:
   ./dev demo              three nodes, six pods, ESP between them (as root)
   ./dev test              everything that CI runs
-  ./dev test unit --quick one stage
+  ./dev test unit         one stage
   ./dev build release     what users run, in build/release/bin
   ./dev COMMAND --help    more on a command"""
 
@@ -203,20 +203,20 @@ def parser() -> argparse.ArgumentParser:
     sub = _command(commands, "image", cmd_image,
                    "the container image as an OCI archive, with its list of packages",
                    ["./dev image", "./dev image dev --output /tmp/espalier.tar",
-                    "ctr -n k8s.io images import build/image/espalier.tar"])
+                    "ctr -n k8s.io images import build/image/release/espalier.tar"])
     sub.add_argument("preset", nargs="?", default="release", choices=("dev", "release"),
                      help="the build whose programs it holds")
     sub.add_argument("--output", metavar="FILE", help="default: build/image/PRESET/espalier.tar")
 
     sub = _command(commands, "fuzz", cmd_fuzz,
                    "run one libFuzzer target with both sanitizers",
-                   ["./dev fuzz ike_header 60"])
+                   ["./dev fuzz ike_message 60"])
     sub.add_argument("target", help="a folder of tests/fuzz/corpus")
     sub.add_argument("seconds", type=int)
 
     sub = _command(commands, "bench", cmd_bench,
                    "run the benchmarks from the release build (as root)",
-                   ["./dev bench", "./dev bench esp", "./dev bench cni --record"])
+                   ["./dev bench", "./dev bench throughput", "./dev bench cni --record"])
     sub.add_argument("name", nargs="*", help="only these (default: all)")
     sub.add_argument("--record", action="store_true",
                      help="keep the result in docs/benchmarks, with date and machine")
