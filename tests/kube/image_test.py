@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import re
 import subprocess
 import tarfile
 
@@ -9,6 +11,9 @@ import pytest
 
 PROGRAMS = {"espalier-agent", "espalier-espd", "espalier-cni", "espalier-controller",
             "kubectl-espalier"}
+CONTAINERFILE = pathlib.Path(__file__).resolve().parents[2] / "charts/espalier/Containerfile"
+# Compressed, as a node pulls it; with the dev build's symbols.
+MOST_MEGABYTES = 50
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +60,46 @@ def test_the_cluster_has_its_place_in_it(root):
     """A runtime names network namespaces by /var/run; scanners ask os-release."""
     assert (root / "var/run").readlink().as_posix() == "../run"
     assert "bookworm" in (root / "usr/lib/os-release").read_text()
+
+
+def test_it_is_small(image):
+    megabytes = image.stat().st_size / 1e6
+    print(f"{image.name}: {megabytes:.1f} MB")
+    assert megabytes < MOST_MEGABYTES
+
+
+def depends(root, package: str) -> set[str]:
+    """All that are named, alternatives too."""
+    control = (root / "var/lib/dpkg/status.d" / package).read_text()
+    fields = re.findall(r"^(?:Pre-)?Depends: (.*(?:\n .*)*)", control, re.M)
+    return set(re.findall(r"(?:^|[,|])\s*([a-z0-9][a-z0-9.+-]+)", ", ".join(fields)))
+
+
+def installed_for_users() -> set[str]:
+    """By the Containerfile; nobody builds it here, for want of a registry."""
+    words = re.search(r"install --no-install-recommends ([^&]*)&&",
+                      CONTAINERFILE.read_text())[1]
+    return set(words.replace("\\", " ").split())
+
+
+def unmet(root, named: set[str]) -> set[str]:
+    """Packages of the image that apt would not install with those."""
+    noted = {path.name for path in (root / "var/lib/dpkg/status.d").iterdir()}
+    reached, waiting = set(), set(named)
+    while waiting:
+        package = waiting.pop()
+        if package in noted and package not in reached:
+            reached.add(package)
+            waiting |= depends(root, package)
+    # Debian's own image brings it.
+    return noted - reached - {"base-files"}
+
+
+def test_the_containerfile_installs_what_the_programs_need(root):
+    named = installed_for_users()
+    noted = {path.name for path in (root / "var/lib/dpkg/status.d").iterdir()}
+    assert named - noted == set(), "needless"
+    assert unmet(root, named) == set(), "missing"
+    # Each of them counts, and one that is left out is seen.
+    assert all(package in unmet(root, named - {package})
+               for package in ("libnftables1", "libyaml-cpp0.7"))
