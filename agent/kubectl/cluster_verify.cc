@@ -1,5 +1,5 @@
+#include <algorithm>
 #include <ostream>
-#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "agent/kubectl/cluster_views.h"
@@ -37,26 +37,58 @@ std::optional<PodEnd> Find(const Cluster& cluster, const std::string& pod,
   return end;
 }
 
-// The same warnings whichever pods are asked about.
-void WarnOfOthers(const Cluster& cluster, std::vector<std::string>* warnings) {
+// The cluster's DNS pods carry names that required pods ask for.
+void WarnOfDnsPods(const Cluster& cluster, std::vector<std::string>* warnings) {
   int ignored = kExitOk;
-  // The cluster's DNS pods carry names that required pods ask for.
   const auto dns = cluster.List(
       {"pods", "-n", "kube-system", "-l", "k8s-app=kube-dns"}, &ignored);
   const auto space = cluster.Get({"namespace", "kube-system"}, &ignored);
-  if (dns.has_value() && !dns->empty() && space.has_value()) {
-    const std::string of_namespace =
-        TextAt(*space, "/metadata/annotations/espalier.dev~1encryption");
-    for (const Json& pod : *dns) {
-      const std::string own =
-          TextAt(pod, "/metadata/annotations/espalier.dev~1encryption");
-      if (of_namespace == "required" || own == "required") continue;
-      warnings->push_back(
-          "the cluster's DNS pods are not `required`: what a required pod asks "
-          "them is ESP because the pod is, but what they ask others is not "
-          "(annotate them)");
-      break;
+  if (!dns.has_value() || !space.has_value()) return;
+  const std::string of_namespace =
+      TextAt(*space, "/metadata/annotations/espalier.dev~1encryption");
+  for (const Json& pod : *dns) {
+    const std::string own =
+        TextAt(pod, "/metadata/annotations/espalier.dev~1encryption");
+    if (of_namespace == "required" || own == "required") continue;
+    warnings->push_back(
+        "the cluster's DNS pods are not `required`: what a required pod asks "
+        "them is ESP because the pod is, but what they ask others is not "
+        "(annotate them)");
+    return;
+  }
+}
+
+bool IsHostNetworkDns(const Json& workload) {
+  const Json& spec = At(workload, "/spec/template/spec");
+  if (At(spec, "/hostNetwork") != Json(true)) return false;
+  if (TextAt(workload, "/spec/template/metadata/labels/k8s-app") ==
+      "node-local-dns") {
+    return true;
+  }
+  for (const Json& container : At(spec, "/containers")) {
+    for (const Json& port : At(container, "/ports")) {
+      if (NumberAt(port, "/containerPort") == 53) return true;
     }
+  }
+  return false;
+}
+
+// Pods ask such a cache, and it asks others in their place: as its node. Looked
+// for among workloads, since of its pods there is one on every node.
+void WarnOfDnsCaches(const Cluster& cluster,
+                     std::vector<std::string>* warnings) {
+  int ignored = kExitOk;
+  const auto workloads =
+      cluster.List({"daemonsets,deployments", "--all-namespaces"}, &ignored);
+  if (!workloads.has_value()) return;
+  for (const Json& workload : *workloads) {
+    if (!IsHostNetworkDns(workload)) continue;
+    warnings->push_back(absl::StrCat(
+        "the DNS cache ", TextAt(workload, "/metadata/namespace"), "/",
+        TextAt(workload, "/metadata/name"),
+        " has hostNetwork: what it asks in the place of required pods is its "
+        "node's traffic, which no pod's annotation covers (make the DNS pods "
+        "that it asks `required`)"));
   }
 }
 
@@ -98,8 +130,14 @@ int Tell(const Cluster& cluster, const std::vector<AgentAnswer>& answers,
       findings.push_back(absl::StrCat(answer.agent.node, ": not proven"));
     }
   }
+  if (pods == 0 && findings.empty()) {
+    findings.push_back(
+        "no pod is `required`, so there is nothing to prove. Annotate a "
+        "namespace: espalier.dev/encryption: required");
+  }
   std::vector<std::string> warnings;
-  WarnOfOthers(cluster, &warnings);
+  WarnOfDnsPods(cluster, &warnings);
+  WarnOfDnsCaches(cluster, &warnings);
   const bool proven = findings.empty();
   json["proven"] = proven;
   json["findings"] = findings;
@@ -114,11 +152,7 @@ int Tell(const Cluster& cluster, const std::vector<AgentAnswer>& answers,
     absl::StrAppend(&text, "Not proven: ", Printable(finding), "\n");
   }
   if (proven) {
-    text += pods == 0 ? "No pod is `required`, so there is nothing to prove. "
-                        "Annotate a namespace: espalier.dev/encryption: "
-                        "required\n"
-                      : "Proven: no plaintext of these pods can leave its "
-                        "node.\n";
+    text += "Proven: no plaintext of these pods can leave its node.\n";
   }
   cluster.Print(json, text);
   return proven ? kExitOk : kExitNotProven;
@@ -144,8 +178,8 @@ int ClusterVerify(const Cluster& cluster, const VerifyOptions& options) {
   std::vector<AgentAnswer> answers;
   for (const PodEnd& end : ends) {
     if (end.host_network) {
-      // Not a pod of Espalier's network: the other end decides.
-      if (ends.size() == 1) {
+      // Not a pod of Espalier's network: the other end decides, if it is one.
+      if (std::ranges::all_of(ends, &PodEnd::host_network)) {
         findings.push_back(absl::StrCat(
             end.name, " has hostNetwork: its traffic is its node's"));
       }

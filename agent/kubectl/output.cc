@@ -391,6 +391,10 @@ std::string ProofText(const v1::VerifyResponse& proof) {
                  absl::StrCat(pod.stopped()), Join(pod.findings())});
     }
     text += table.Render();
+  } else if (proof.findings().empty()) {
+    text +=
+        "Not proven: no pod here is `required`, so there is nothing to "
+        "prove\n";
   }
   for (const std::string& finding : proof.findings()) {
     absl::StrAppend(&text, "Not proven: ", Printable(finding), "\n");

@@ -1,20 +1,9 @@
 // The cluster views against a kubectl that answers from recorded texts.
-#include <stdlib.h>
-
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <sstream>
-
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "agent/kubectl/cluster_views.h"
-#include "agent/kubectl/command.h"
 #include "gmock/gmock.h"
-#include "gtest/gtest.h"
-#include "tests/support/source_dir.h"
+#include "tests/unit/kubectl/cluster_fixture.h"
 
 namespace espalier::kubectl {
 namespace {
@@ -24,27 +13,6 @@ using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
-
-// A list of one is not that one: nlohmann's braces do not say which is meant.
-template <typename... T>
-Json L(const T&... elements) {
-  Json list = Json::array();
-  (list.push_back(elements), ...);
-  return list;
-}
-
-Json AgentPodJson(const std::string& node, const std::string& phase = "Running",
-                  const std::string& ready = "True") {
-  return {{"kind", "Pod"},
-          {"metadata",
-           {{"name", "espalier-agent-" + node},
-            {"namespace", "espalier-system"},
-            {"labels", {{"app.kubernetes.io/component", "agent"}}}}},
-          {"spec", {{"nodeName", node}}},
-          {"status",
-           {{"phase", phase},
-            {"conditions", L(Json{{"type", "Ready"}, {"status", ready}})}}}};
-}
 
 Json Workload(const char* kind, const char* component, int wanted, int ready) {
   Json json = {{"kind", kind},
@@ -87,58 +55,8 @@ Json ReportJson(const std::string& name, int up, int wanted,
                                         absl::UTCTimeZone())}}}};
 }
 
-Json ListOf(Json items) { return {{"kind", "List"}, {"items", items}}; }
-
-class ClusterTest : public ::testing::Test {
+class ClusterTest : public KubectlTest {
  protected:
-  void SetUp() override {
-    std::string pattern =
-        std::filesystem::temp_directory_path() / "espalier-kubectl-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-    setenv("FAKE_KUBECTL", folder_.c_str(), 1);
-    setenv("KUBECTL",
-           testing::InSource("tests/unit/kubectl/fake_kubectl.py").c_str(), 1);
-    // A host of its own must not decide.
-    setenv("KUBECONFIG", "/nonexistent", 1);
-    unsetenv("ESPALIER_SOCKET");
-  }
-  void TearDown() override {
-    std::filesystem::remove_all(folder_);
-    for (const char* name : {"FAKE_KUBECTL", "KUBECTL", "KUBECONFIG"}) {
-      unsetenv(name);
-    }
-  }
-
-  void Answer(const std::string& args, const Json& out,
-              const std::string& err = "", int code = 0, bool once = false) {
-    Json answer = {{"args", args}, {"out", out}, {"err", err}, {"code", code}};
-    if (once) answer["once"] = true;
-    answers_.push_back(answer);
-  }
-  void Agents(const Json& pods) {
-    Answer("^get pods --all-namespaces -l .*component=agent", ListOf(pods));
-  }
-  void Exec(const std::string& node, const std::string& command,
-            const Json& out, const std::string& err = "", int code = 0) {
-    Answer(absl::StrCat("^exec -n espalier-system espalier-agent-", node,
-                        " -c agent -- /usr/bin/kubectl-espalier --socket "
-                        "/run/espalier/agent.sock -o json ",
-                        command, "$"),
-           out, err, code);
-  }
-  int Run(std::vector<std::string> arguments) {
-    std::ofstream(folder_ / "answers.json") << answers_.dump();
-    out_.str("");
-    err_.str("");
-    return RunCommand(arguments, out_, err_);
-  }
-  std::string out() const { return out_.str(); }
-  std::string err() const { return err_.str(); }
-  std::string Calls() const {
-    std::ifstream file(folder_ / "calls.log");
-    return {std::istreambuf_iterator<char>(file), {}};
-  }
   void HealthyCluster() {
     Answer(
         "^get espaliernodes,espaliernodereports -o json",
@@ -150,11 +68,6 @@ class ClusterTest : public ::testing::Test {
                     Workload("Deployment", "controller", 2, 2),
                     AgentPodJson("a"), AgentPodJson("b"))));
   }
-
-  std::filesystem::path folder_;
-  Json answers_ = Json::array();
-  std::ostringstream out_;
-  std::ostringstream err_;
 };
 
 TEST_F(ClusterTest, StatusOfAHealthyCluster) {
@@ -373,71 +286,6 @@ TEST_F(ClusterTest, FollowedDropsAreShownOnce) {
   };
   EXPECT_EQ(count("first"), 1u);
   EXPECT_EQ(count("second"), 1u);
-}
-
-TEST_F(ClusterTest, VerifyIsProvenOnlyByEveryNode) {
-  Answer("^get pods -n kube-system", ListOf(Json::array()));
-  Answer("^get namespace kube-system", Json::object());
-  const Json proven = {
-      {"proven", true},
-      {"esp_out", "5"},
-      {"pods",
-       L(Json{{"namespace", "shop"}, {"name", "web"}, {"proven", true}})}};
-  Agents(L(AgentPodJson("a"), AgentPodJson("b")));
-  Exec("a", "verify", proven);
-  Exec("b", "verify", proven);
-  EXPECT_EQ(Run({"verify"}), kExitOk) << err() << out();
-  EXPECT_THAT(out(), HasSubstr("Proven:"));
-  // One node's guard fell.
-  answers_.erase(answers_.end() - 1);
-  Exec("b", "verify",
-       {{"proven", false}, {"findings", L("the bpf guard does not stand")}},
-       "command terminated with exit code 5\n", 5);
-  EXPECT_EQ(Run({"verify"}), kExitNotProven);
-  EXPECT_THAT(out(), HasSubstr("Not proven: b: the bpf guard does not stand"));
-  // One node did not answer: nothing is proven of it.
-  answers_.erase(answers_.end() - 1);
-  Exec("b", "verify", Json(""), "error: timed out\n", 1);
-  EXPECT_EQ(Run({"verify"}), kExitNotProven);
-  EXPECT_THAT(out(), HasSubstr("b was not asked"));
-}
-
-TEST_F(ClusterTest, VerifyWarnsOfDnsThatIsNotRequired) {
-  Answer("^get pods -n kube-system",
-         ListOf(L(Json{{"metadata", {{"name", "d"}}}})));
-  Answer("^get namespace kube-system", Json::object());
-  Agents(L(AgentPodJson("a")));
-  Exec("a", "verify", {{"proven", true}});
-  EXPECT_EQ(Run({"verify"}), kExitOk);
-  EXPECT_THAT(out(), AllOf(HasSubstr("DNS pods are not `required`"),
-                           HasSubstr("nothing to prove")));
-}
-
-TEST_F(ClusterTest, VerifyOfAPair) {
-  const auto pod = [](const char* node) {
-    return Json{{"spec", {{"nodeName", node}}}};
-  };
-  Answer("^get pods -n kube-system", ListOf(Json::array()));
-  Answer("^get namespace kube-system", Json::object());
-  Answer("^get pod -n shop web", pod("a"));
-  Answer("^get pod -n shop db", pod("b"));
-  Answer("^get pod -n shop gone", Json(""),
-         "Error from server (NotFound): pods \"gone\" not found\n", 1);
-  Agents(L(AgentPodJson("a"), AgentPodJson("b")));
-  Exec("a", "verify shop/web",
-       {{"proven", true}, {"pods", L(Json{{"proven", true}})}});
-  Exec("b", "verify shop/db",
-       {{"proven", true}, {"pods", L(Json{{"proven", true}})}});
-  Exec("a", "show b", {{"state", "up"}});
-  EXPECT_EQ(Run({"verify", "--from", "shop/web", "--to", "shop/db"}), kExitOk)
-      << err() << out();
-  answers_.erase(answers_.end() - 1);
-  Exec("a", "show b", {{"state", "down"}});
-  EXPECT_EQ(Run({"verify", "--from", "shop/web", "--to", "shop/db"}),
-            kExitNotProven);
-  EXPECT_THAT(out(), HasSubstr("the tunnel from a to b is down"));
-  EXPECT_EQ(Run({"verify", "--from", "web"}), kExitUsage);
-  EXPECT_EQ(Run({"verify", "--from", "shop/gone"}), kExitRefused);
 }
 
 TEST_F(ClusterTest, RekeyAsksOneAgent) {

@@ -171,6 +171,10 @@ TEST_F(CommandTest, VerifyEndsWithWhatWasProven) {
   v1::VerifyResponse proof;
   proof.set_proven(true);
   backend_.SetProof(proof);
+  EXPECT_EQ(Run({"verify"}), kExitNotProven) << "no pod, no proof";
+  EXPECT_THAT(out_.str(), HasSubstr("no pod here is `required`"));
+  proof.add_pods()->set_proven(true);
+  backend_.SetProof(proof);
   EXPECT_EQ(Run({"verify", "shop/web-0"}), kExitOk);
   EXPECT_EQ(backend_.verified().namespace_(), "shop");
   EXPECT_EQ(backend_.verified().name(), "web-0");
