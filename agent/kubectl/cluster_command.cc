@@ -24,6 +24,7 @@ Examples:
   kubectl espalier drops -f
   kubectl espalier verify && echo no plaintext of required pods can leave
   kubectl espalier verify --from shop/web-0 --to shop/db-0
+  kubectl espalier verify --probe node-a node-b
   kubectl espalier rekey node-a node-b --ike
   kubectl espalier rotate --all
   kubectl espalier sysdump
@@ -33,7 +34,8 @@ Examples:
 
 Live details (tunnels, show, pods, drops, verify, rekey) run `kubectl exec` in
 the agents' pods, at most 32 at once: whoever may do that is root on the nodes.
-status and rotate need no exec.
+status and rotate need no exec. verify --probe also makes a namespace with two
+pods, and deletes it.
 
 Exit codes: 0 done; 1 refused; 2 wrong use; 3 no kubectl, API server, chart or
 agent answers; 4 (status) something is not as it should be; 5 (verify) not
@@ -52,6 +54,8 @@ struct Options {
   std::string name_space;
   DropsOptions drops;
   VerifyOptions verify;
+  bool probe = false;
+  ProbeOptions probe_options;
   bool ike = false;
   bool protocol50 = false;
   bool all = false;
@@ -135,9 +139,25 @@ class Parser {
         Add("verify",
             "Whether plaintext of required pods can leave a node, by the "
             "guards and the witness's counters",
-            [this](const Cluster& c) { return ClusterVerify(c, o_.verify); });
-    verify->add_option("--from", o_.verify.from, "A pod, NAMESPACE/NAME");
-    verify->add_option("--to", o_.verify.to, "The other end, NAMESPACE/NAME");
+            [this](const Cluster& c) {
+              return o_.probe ? ClusterProbe(c, o_.probe_options)
+                              : ClusterVerify(c, o_.verify);
+            });
+    CLI::Option* from =
+        verify->add_option("--from", o_.verify.from, "A pod, NAMESPACE/NAME");
+    CLI::Option* to = verify->add_option("--to", o_.verify.to,
+                                         "The other end, NAMESPACE/NAME");
+    CLI::Option* probe =
+        verify
+            ->add_flag("--probe", o_.probe,
+                       "Send packets between two pods of its own, in a "
+                       "namespace that it makes and deletes")
+            ->excludes(from)
+            ->excludes(to);
+    verify->add_option("NODE", o_.probe_options.nodes, "Between these two")
+        ->needs(probe)
+        ->expected(2);
+    AddTimeout(verify, &o_.probe_options.timeout)->needs(probe);
   }
 
   void AddActions() {

@@ -43,6 +43,15 @@ struct VerifyOptions {
 // Without from and to: every required pod of every node.
 int ClusterVerify(const Cluster& cluster, const VerifyOptions& options);
 
+struct ProbeOptions {
+  // Two; none: the first two that have an agent.
+  std::vector<std::string> nodes;
+  absl::Duration timeout = absl::Seconds(90);
+  absl::Duration interval = absl::Seconds(1);
+};
+// Sends traffic between two pods of its own and deletes them, whatever happens.
+int ClusterProbe(const Cluster& cluster, const ProbeOptions& options);
+
 int ClusterRekey(const Cluster& cluster, const std::string& node,
                  const std::string& peer, const Arguments& flags);
 // A new key for each of the nodes, or for all.

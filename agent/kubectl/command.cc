@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "agent/kubectl/probe_ends.h"
 
 namespace espalier::kubectl {
 
@@ -33,6 +34,9 @@ bool IsForSocket(const std::vector<std::string>& arguments) {
 
 int RunCommand(const std::vector<std::string>& arguments, std::ostream& out,
                std::ostream& err) {
+  if (!arguments.empty() && arguments.front() == "probe") {
+    return RunProbeEnd({arguments.begin() + 1, arguments.end()}, out, err);
+  }
   return IsForSocket(arguments) ? RunOnSocket(arguments, out, err)
                                 : RunOnCluster(arguments, out, err);
 }

@@ -19,7 +19,7 @@ _kubectl_espalier() {
     status) COMPREPLY=($(compgen -W "--wait --timeout" -- "$current")) ;;
     pods) COMPREPLY=($(compgen -W "--namespace" -- "$current")) ;;
     drops) COMPREPLY=($(compgen -W "--namespace --follow" -- "$current")) ;;
-    verify) COMPREPLY=($(compgen -W "--from --to" -- "$current")) ;;
+    verify) COMPREPLY=($(compgen -W "--from --to --probe" -- "$current")) ;;
   esac
 }
 complete -F _kubectl_espalier kubectl-espalier
@@ -38,7 +38,7 @@ _kubectl_espalier() {
     status) compadd -- --wait --timeout ;;
     pods) compadd -- --namespace ;;
     drops) compadd -- --namespace --follow ;;
-    verify) compadd -- --from --to ;;
+    verify) compadd -- --from --to --probe ;;
   esac
 }
 compdef _kubectl_espalier kubectl-espalier
@@ -52,7 +52,7 @@ complete -c kubectl-espalier -n '__fish_seen_subcommand_from completion' -a 'bas
 complete -c kubectl-espalier -n '__fish_seen_subcommand_from status' -a '--wait --timeout'
 complete -c kubectl-espalier -n '__fish_seen_subcommand_from pods' -a '--namespace'
 complete -c kubectl-espalier -n '__fish_seen_subcommand_from drops' -a '--namespace --follow'
-complete -c kubectl-espalier -n '__fish_seen_subcommand_from verify' -a '--from --to'
+complete -c kubectl-espalier -n '__fish_seen_subcommand_from verify' -a '--from --to --probe'
 )sh";
 
 // kubectl asks a program of this name to complete `kubectl espalier ...`: one

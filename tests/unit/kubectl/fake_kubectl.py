@@ -2,9 +2,9 @@
 """kubectl as its users see it, from recorded answers: $FAKE_KUBECTL names a
 folder with answers.json, a list of {"args": REGEX, "out": TEXT or "file": NAME,
 "err": TEXT, "code": N}; with "seconds" it takes so long and notes how many such
-run in running.log. The first that matches the arguments answers, each
-call is a line of calls.log. Nothing that matches is an error of its own, so
-that no call goes unnoticed."""
+run in running.log. The first that matches the arguments answers, each call is a
+line of calls.log, and what `-f -` was given one of inputs.log. Nothing that
+matches is an error of its own, so that no call goes unnoticed."""
 
 import json
 import os
@@ -23,6 +23,9 @@ def read(name):
 
 with open(os.path.join(folder, "calls.log"), "a", encoding="utf-8") as log:
     log.write(arguments + "\n")
+if arguments.endswith("-f -"):
+    with open(os.path.join(folder, "inputs.log"), "a", encoding="utf-8") as log:
+        log.write(sys.stdin.read() + "\n")
 for number, answer in enumerate(json.loads(read("answers.json"))):
     if not re.search(answer["args"], arguments):
         continue
