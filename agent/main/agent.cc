@@ -88,6 +88,7 @@ absl::Status Agent::Start() {
   ESPALIER_RETURN_IF_ERROR(MakeMesh());
   ESPALIER_RETURN_IF_ERROR(OpenIkeSockets());
   SetHooks();
+  mesh_->DistrustLeftOvers(source_.distrusted);
   mesh_->SetCluster(std::move(cluster));
   ESPALIER_RETURN_IF_ERROR(StartServers());
   ESPALIER_RETURN_IF_ERROR(loop_.OnSignal(SIGTERM, [this] { Stop(); }));

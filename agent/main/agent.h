@@ -44,6 +44,8 @@ struct ConfigSource {
   std::function<absl::StatusOr<mesh::Config>()> load;
   // Of what settings do not say of a pod; null: they say all.
   pods::ModeSource* modes = nullptr;
+  // Peers of which a key was withdrawn while no agent ran here.
+  std::set<std::string> distrusted;
 };
 
 // Constructed, started and run on one thread, which becomes the loop's.

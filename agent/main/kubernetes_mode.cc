@@ -1,7 +1,6 @@
 #include "agent/main/kubernetes_mode.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 #include <variant>
 
@@ -47,24 +46,6 @@ std::vector<T> Sorted(std::vector<T> values) {
 bool SamePlace(const mesh::Node& a, const mesh::Node& b) {
   return Sorted(a.addresses) == Sorted(b.addresses) &&
          Sorted(a.pod_cidrs) == Sorted(b.pod_cidrs);
-}
-
-// False for an earlier word of the same object. `*news`: what Espalier reads
-// of it has changed.
-template <typename T, typename Map>
-void Take(const kube::Object<T>& object, Map* map, bool* news) {
-  auto& known = (*map)[object->meta.Key()];
-  if (known != nullptr && known->meta.uid == object->meta.uid) {
-    if (kube::CompareVersions(object->meta.resource_version,
-                              known->meta.resource_version)
-            .value_or(0) < 0) {
-      return;
-    }
-    if (known->meta.annotations != object->meta.annotations) *news = true;
-  } else {
-    *news = true;
-  }
-  known = object;
 }
 
 }  // namespace
@@ -125,8 +106,9 @@ void KubernetesMode::RestoreLastKnown() {
   std::vector<mesh::KnownNodes::Node> nodes;
   for (auto& [name, node] : known->nodes) nodes.push_back(std::move(node));
   known_.Restore(std::move(nodes));
-  namespaces_ = std::move(known->namespaces);
-  pods_ = std::move(known->pods);
+  restored_ = known_.nodes();
+  namespaces_.Restore(std::move(known->namespaces));
+  pods_.Restore(std::move(known->pods));
 }
 
 absl::StatusOr<kube::EspalierNode> KubernetesMode::PublishFirst() {
@@ -187,14 +169,12 @@ absl::Status KubernetesMode::TryBootstrap() {
     shared.push_back(std::make_shared<const kube::EspalierNode>(node));
   }
   known_.HandleRelist(clock_.Now(), shared, /*resource_version=*/"");
-  bool news = false;
   for (const kube::NamespaceMeta& object : namespaces) {
-    Take<kube::NamespaceMeta>(
-        std::make_shared<const kube::NamespaceMeta>(object), &namespaces_,
-        &news);
+    namespaces_.Handle(kube::Put<kube::NamespaceMeta>{
+        std::make_shared<const kube::NamespaceMeta>(object)});
   }
   for (const kube::Pod& pod : pods) {
-    Take<kube::Pod>(std::make_shared<const kube::Pod>(pod), &pods_, &news);
+    pods_.Handle(kube::Put<kube::Pod>{std::make_shared<const kube::Pod>(pod)});
   }
   return absl::OkStatus();
 }
@@ -241,7 +221,7 @@ absl::StatusOr<mesh::Config> KubernetesMode::Compose(mesh::Config config) {
     base::Log(LogLevel::kWarning, "left out of the mesh", {{"node", problem}});
   }
   told_problems_ = std::move(problems);
-  config.modes = mesh::ModesOf(config, namespaces_, pods_);
+  config.modes = mesh::ModesOf(config, namespaces_.objects(), pods_.objects());
   return config;
 }
 
@@ -260,7 +240,8 @@ ConfigSource KubernetesMode::Source() {
             plaintext_ = base.plaintext_path != mesh::PlaintextPath::kNone;
             return Compose(std::move(base));
           },
-          .modes = this};
+          .modes = this,
+          .distrusted = mesh::LostKeys(restored_, known_.nodes())};
 }
 
 // --- while it runs ---
@@ -298,17 +279,12 @@ void KubernetesMode::Begin(Agent* agent) {
       &random_, [this](auto updates) { HandleNodes(std::move(updates)); });
   namespace_informer_ = std::make_unique<kube::Informer<kube::NamespaceMeta>>(
       transport, kube::Resource{kube::kNamespaces, {}}, &agent->loop(),
-      &random_, [this](auto updates) {
-        if (HandleObjects<kube::NamespaceMeta>(updates, &namespaces_)) {
-          ApplyModesSoon();
-        }
-      });
+      &random_, [this](auto updates) { HandleObjects(updates, &namespaces_); });
   pod_informer_ = std::make_unique<kube::Informer<kube::Pod>>(
       transport,
       kube::Resource{kube::kPods, {.fields = "spec.nodeName=" + name_}},
-      &agent->loop(), &random_, [this](auto updates) {
-        if (HandleObjects<kube::Pod>(updates, &pods_)) ApplyModesSoon();
-      });
+      &agent->loop(), &random_,
+      [this](auto updates) { HandleObjects(updates, &pods_); });
   node_informer_->Start();
   namespace_informer_->Start();
   pod_informer_->Start();
@@ -406,38 +382,26 @@ void KubernetesMode::ApplyModesSoon() {
   if (std::exchange(apply_modes_waits_, true)) return;
   agent_->loop().RunAfter(kModesTogether, [this] {
     apply_modes_waits_ = false;
-    agent_->SetModes(mesh::ModesOf(options_.base, namespaces_, pods_));
+    agent_->SetModes(
+        mesh::ModesOf(options_.base, namespaces_.objects(), pods_.objects()));
   });
 }
 
-template <typename T, typename Map>
-bool KubernetesMode::HandleObjects(const std::vector<kube::Update<T>>& updates,
-                                   Map* map) {
+template <typename T>
+void KubernetesMode::HandleObjects(const std::vector<kube::Update<T>>& updates,
+                                   mesh::KnownObjects<T>* known) {
+  const bool was_set_back = known->set_back();
   bool news = false;
   for (const kube::Update<T>& update : updates) {
-    if (const auto* relist = std::get_if<kube::Relist<T>>(&update)) {
-      std::set<std::string> listed;
-      for (const kube::Object<T>& object : relist->objects) {
-        listed.insert(object->meta.Key());
-        Take<T>(object, map, &news);
-      }
-      if (relist->older_than_seen || relist->lost_more_than_quarter) continue;
-      const size_t gone = std::erase_if(*map, [&](const auto& entry) {
-        return !listed.contains(entry.first);
-      });
-      if (gone > 0) news = true;
-    } else if (const auto* put = std::get_if<kube::Put<T>>(&update)) {
-      Take<T>(put->object, map, &news);
-    } else {
-      const auto& meta = std::get<kube::Deleted<T>>(update).object->meta;
-      const auto known = map->find(meta.Key());
-      if (known != map->end() && known->second->meta.uid == meta.uid) {
-        map->erase(known);
-        news = true;
-      }
-    }
+    if (known->Handle(update)) news = true;
   }
-  return news;
+  if (known->set_back() && !was_set_back) {
+    base::Log(LogLevel::kError,
+              "the API server's state is older than what was seen, no pod's "
+              "mode is weakened by it",
+              {{"kind", T::kKind}});
+  }
+  if (news) ApplyModesSoon();
 }
 
 void KubernetesMode::SaveLastKnownSoon() {
@@ -445,7 +409,8 @@ void KubernetesMode::SaveLastKnownSoon() {
   agent_->loop().RunAfter(kSaveTogether, [this] {
     save_waits_ = false;
     disk_->Post([path = LastKnownFile(options_.base),
-                 known = mesh::LastKnown{known_.nodes(), namespaces_, pods_}] {
+                 known = mesh::LastKnown{known_.nodes(), namespaces_.objects(),
+                                         pods_.objects()}] {
       ipam::FileSystem files;
       const absl::Status status =
           files.Replace(path, mesh::FormatLastKnown(known), /*durable=*/true);
@@ -518,6 +483,10 @@ std::string KubernetesMode::SourceProblem() {
   if (!publisher_->problem().ok()) {
     return std::string(publisher_->problem().message());
   }
+  if (namespaces_.set_back() || pods_.set_back()) {
+    return "the API server's state is older than what was seen: no pod's mode "
+           "is weakened by it";
+  }
   const kube::ListWatchStats stats = node_informer_->Stats();
   if (stats.failures > 0 && clock_.Now() - stats.last_contact > kStaleAfter) {
     return absl::StrCat("EspalierNodes are not watched: ",
@@ -530,8 +499,9 @@ void KubernetesMode::TellPeople(base::Instant now,
                                 const pods::Snapshot& snapshot) {
   if (calls_waiting_ >= kMostCallsWaiting) return;
   const auto uid_of = [this](const std::string& pod) {
-    const auto found = pods_.find(pod);
-    return found == pods_.end() ? std::string() : found->second->meta.uid;
+    const auto found = pods_.objects().find(pod);
+    return found == pods_.objects().end() ? std::string()
+                                          : found->second->meta.uid;
   };
   for (const kube::Event& event :
        reporter_->Events(now, agent_->guard().drops(), uid_of)) {

@@ -26,6 +26,7 @@
 #include "agent/main/node_reporter.h"
 #include "agent/mesh/kubernetes/compose.h"
 #include "agent/mesh/kubernetes/known_nodes.h"
+#include "agent/mesh/kubernetes/known_objects.h"
 #include "agent/pods/manager.h"
 #include "agent/service/serial_worker.h"
 
@@ -83,8 +84,9 @@ class KubernetesMode : public pods::ModeSource {
   void SaveLastKnownSoon();
 
   void HandleNodes(std::vector<kube::Update<kube::EspalierNode>> updates);
-  template <typename T, typename Map>
-  bool HandleObjects(const std::vector<kube::Update<T>>& updates, Map* map);
+  template <typename T>
+  void HandleObjects(const std::vector<kube::Update<T>>& updates,
+                     mesh::KnownObjects<T>* known);
   void AfterNodes();
   void ArmRemoval();
   void ApplyNodesSoon();
@@ -114,8 +116,10 @@ class KubernetesMode : public pods::ModeSource {
 
   // The loop's, from Begin on.
   mesh::KnownNodes known_;
-  mesh::Namespaces namespaces_;
-  mesh::Pods pods_;
+  // As the process before this one knew them.
+  mesh::KnownNodes::Nodes restored_;
+  mesh::KnownObjects<kube::NamespaceMeta> namespaces_;
+  mesh::KnownObjects<kube::Pod> pods_;
   // This node as it runs; its status may come to say something else.
   std::optional<mesh::Node> running_;
   std::string datapath_word_;

@@ -312,6 +312,7 @@ void Mesh::UpdateState(PeerState* peer) {
     peer->last_used.reset();
   } else {
     peer->wanted = false;
+    peer->key_withdrawn = false;
     if (!peer->last_used) peer->last_used = clock_->Now();
   }
   const TunnelState state = StateOf(*peer);
@@ -367,8 +368,14 @@ void Mesh::Adopt() {
       tracker_.RemoveSa(sa.key, nullptr);
       continue;
     }
-    if (FindChild(peer, sa.key) == nullptr &&
-        peer->left_over.insert(sa.key).second) {
+    if (FindChild(peer, sa.key) != nullptr) continue;
+    if (peer->key_withdrawn) {
+      base::Log(LogLevel::kInfo, "leftover SA of a withdrawn key removed",
+                {{"peer", peer->spec.name}, {"sa", sa.key.ToString()}});
+      tracker_.RemoveSa(sa.key, nullptr);
+      continue;
+    }
+    if (peer->left_over.insert(sa.key).second) {
       found.insert(peer);
     }
   }
@@ -389,6 +396,15 @@ void Mesh::Adopt() {
     }
     if (peer->spec.initiate == Initiate::kNever) continue;
     Wish(peer, /*at_once=*/true);
+  }
+}
+
+void Mesh::DropLeftOvers(PeerState* peer) {
+  for (const SaKey& key : std::set<SaKey>(peer->left_over)) {
+    base::Log(LogLevel::kInfo, "leftover SA of a withdrawn key removed",
+              {{"peer", peer->spec.name}, {"sa", key.ToString()}});
+    Retire(peer, key);
+    tracker_.RemoveSa(key, nullptr);
   }
 }
 

@@ -88,6 +88,12 @@ class Mesh {
   // from then on.
   void SetCluster(Cluster cluster);
 
+  // Before the first SetCluster: peers (by name) of which a key was withdrawn
+  // while no agent ran. Their SAs are not taken over.
+  void DistrustLeftOvers(std::set<std::string> peers) {
+    distrusted_ = std::move(peers);
+  }
+
   // InstallSa, RemoveSa, WatchInbound and Event go here; false for the others,
   // which are the caller's.
   bool HandleIkeAction(ike::Action& action);
@@ -151,6 +157,8 @@ class Mesh {
   // Takes over what an earlier agent left, and removes what nobody wants.
   void Adopt();
   void DropLeftOversLater(PeerState* peer, bool inbound);
+  // At once: a key that may have proved them is withdrawn (DESIGN 7).
+  void DropLeftOvers(PeerState* peer);
   void Retire(PeerState* peer, const base::SaKey& key);
   void UpdateState(PeerState* peer);
   void HandleProbeVerdict(ike::PeerId id);
@@ -176,6 +184,7 @@ class Mesh {
   datapath::Tracker tracker_;
   Prober prober_;
   Cluster cluster_;
+  std::set<std::string> distrusted_;
   bool in_sync_ = false;
   ReqidTable reqids_;
   PeerMap peers_;

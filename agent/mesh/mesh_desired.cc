@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "agent/base/log.h"
 #include "agent/base/status_macros.h"
+#include "agent/crypto/keys.h"
 #include "agent/mesh/mesh.h"
 #include "agent/mesh/peer_state.h"
 
@@ -31,6 +32,19 @@ absl::StatusOr<OuterPath> OuterPathTo(const LocalNode& node,
   return absl::FailedPreconditionError(
       absl::StrCat("peer ", peer.name,
                    ": no address family that both it and this node have"));
+}
+
+// Whether a public key is trusted no more.
+bool LosesKey(const PeerSpec& before, const PeerSpec& after) {
+  using Keys = std::vector<std::shared_ptr<const crypto::PublicKey>>;
+  const Keys* had = std::get_if<Keys>(&before.credential);
+  if (had == nullptr) return false;
+  const Keys* has = std::get_if<Keys>(&after.credential);
+  return std::ranges::any_of(*had, [&](const auto& key) {
+    return has == nullptr || std::ranges::none_of(*has, [&](const auto& other) {
+             return *other == *key;
+           });
+  });
 }
 
 std::vector<base::IpPrefix> PrefixesOf(
@@ -132,6 +146,10 @@ void Mesh::SetCluster(Cluster cluster) {
       if (peer->spec.force_encapsulation != spec.force_encapsulation) {
         peer->fell_back_at.reset();
       }
+      if (LosesKey(peer->spec, spec)) {
+        peer->key_withdrawn = true;
+        DropLeftOvers(peer);
+      }
       peer->spec = std::move(spec);
       ConfigurePeer(peer);
       continue;
@@ -141,6 +159,7 @@ void Mesh::SetCluster(Cluster cluster) {
     peer->reqid = reqids_.Get(spec.identity);
     peer->state_since = clock_->Now();
     peer->spec = std::move(spec);
+    peer->key_withdrawn = distrusted_.contains(peer->spec.name);
     PeerState* const added = peer.get();
     by_reqid_[added->reqid] = added;
     known[added->spec.identity] = added;
@@ -148,6 +167,7 @@ void Mesh::SetCluster(Cluster cluster) {
     ConfigurePeer(added);
   }
 
+  distrusted_.clear();
   in_sync_ = true;
   ApplyPolicies();
   tracker_.SetInSync();

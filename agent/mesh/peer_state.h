@@ -39,6 +39,9 @@ struct Mesh::PeerState {
   // last that was installed.
   std::optional<ike::ChildSaId> newest;
   std::set<base::SaKey> left_over;
+  // A key of it was withdrawn, and no CHILD_SA of the core's has stood since:
+  // what an earlier agent left may have been proved by that key.
+  bool key_withdrawn = false;
   base::SaCounters retired_inbound, retired_outbound;
 
   // Asked for since the last tunnel went: without it and on demand, no tunnel

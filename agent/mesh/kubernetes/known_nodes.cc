@@ -176,4 +176,20 @@ KnownNodes::Nodes KnownNodes::nodes() const {
   return nodes;
 }
 
+std::set<std::string> LostKeys(const KnownNodes::Nodes& before,
+                               const KnownNodes::Nodes& now) {
+  std::set<std::string> lost;
+  for (const auto& [name, node] : before) {
+    const auto found = now.find(name);
+    const bool lacks = std::ranges::any_of(
+        node->spec.public_keys, [&](const base::Bytes& key) {
+          return found == now.end() ||
+                 std::ranges::find(found->second->spec.public_keys, key) ==
+                     found->second->spec.public_keys.end();
+        });
+    if (lacks) lost.insert(name);
+  }
+  return lost;
+}
+
 }  // namespace espalier::mesh

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,10 @@ class KnownNodes {
   std::string alarm_;
   uint64_t revision_ = 0;
 };
+
+// The nodes of `before` that have lost a key since, or are gone.
+std::set<std::string> LostKeys(const KnownNodes::Nodes& before,
+                               const KnownNodes::Nodes& now);
 
 }  // namespace espalier::mesh
 

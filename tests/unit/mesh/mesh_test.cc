@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "agent/crypto/keys.h"
 #include "agent/datapath/fake/fake_datapath.h"
 #include "gmock/gmock.h"
 #include "tests/support/manual_loop.h"
@@ -469,6 +470,54 @@ TEST_F(MeshTest, AnSaThatLeadsElsewhereIsNotAdopted) {
   Connect();
   EXPECT_THAT(fake_.sas(), IsEmpty());
   EXPECT_EQ(Status("node-a").state, TunnelState::kDown);
+}
+
+// DESIGN 7: a withdrawn key ends what it proved at once, kept old SAs too.
+TEST_F(MeshTest, AWithdrawnKeyTakesWhatAnEarlierAgentLeftAlong) {
+  using Keys = std::vector<std::shared_ptr<const crypto::PublicKey>>;
+  const auto key = [] {
+    return (*crypto::PrivateKey::Generate(crypto::KeyType::kEd25519))
+        ->public_key();
+  };
+  const Keys both = {key(), key()};
+  PeerSpec peer = MakePeer("node-a", 2);
+  peer.credential = both;
+  const PeerSpec bystander = MakePeer("node-c", 3);
+  mesh_->SetCluster(MakeCluster({peer, bystander}));
+  Connect();
+  InstallBoth("node-a", 1, 10);
+  InstallBoth("node-c", 2, 20);
+  Start();
+  mesh_->SetCluster(MakeCluster({peer, bystander}));
+  Connect();
+  EXPECT_THAT(InstalledSpis(), ElementsAre(10, 11, 20, 21));
+
+  // The control: one more takes nothing away.
+  peer.credential = Keys{both[0], both[1], key()};
+  mesh_->SetCluster(MakeCluster({peer, bystander}));
+  fake_.Run();
+  EXPECT_THAT(InstalledSpis(), ElementsAre(10, 11, 20, 21));
+
+  peer.credential = Keys{both[1]};
+  mesh_->SetCluster(MakeCluster({peer, bystander}));
+  fake_.Run();
+  EXPECT_THAT(InstalledSpis(), ElementsAre(20, 21));
+  EXPECT_EQ(Status("node-a").state, TunnelState::kDown);
+  EXPECT_EQ(Status("node-c").state, TunnelState::kAdopted);
+}
+
+TEST_F(MeshTest, SasOfAKeyThatWasWithdrawnMeanwhileAreNotAdopted) {
+  StartUsual();
+  InstallBoth("node-a", 1, 10);
+  InstallBoth("node-c", 2, 20);
+  Start();
+  mesh_->DistrustLeftOvers({"node-a"});
+  StartUsual();
+  EXPECT_THAT(InstalledSpis(), ElementsAre(20, 21));
+  // What is negotiated from here on stands.
+  InstallBoth("node-a", 3, 30);
+  StartUsual();
+  EXPECT_THAT(InstalledSpis(), ElementsAre(20, 21, 30, 31));
 }
 
 TEST_F(MeshTest, AnAdoptedSaThatDiesIsRemoved) {

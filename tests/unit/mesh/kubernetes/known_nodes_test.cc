@@ -206,5 +206,24 @@ TEST_F(KnownNodesTest, UnchangedObjectsAreNoRevision) {
   EXPECT_EQ(known_.revision(), revision);
 }
 
+TEST(LostKeys, OfNodesThatLackOneOrAreGone) {
+  const auto with = [](int node, std::vector<base::Bytes> keys) {
+    kube::EspalierNode object = MakeNode(node);
+    object.spec.public_keys = std::move(keys);
+    return Share(std::move(object));
+  };
+  const KnownNodes::Nodes before = {{"n1", with(1, {{1}})},
+                                    {"n2", with(2, {{2}, {3}})},
+                                    {"n3", with(3, {{4}})},
+                                    {"n4", with(4, {{5}})}};
+  const KnownNodes::Nodes now = {{"n1", with(1, {{1}, {9}})},
+                                 {"n2", with(2, {{3}})},
+                                 {"n4", with(4, {{6}})},
+                                 {"n5", with(5, {{7}})}};
+  EXPECT_THAT(LostKeys(before, now), ElementsAre("n2", "n3", "n4"));
+  EXPECT_THAT(LostKeys(before, before), IsEmpty());
+  EXPECT_THAT(LostKeys({}, now), IsEmpty());
+}
+
 }  // namespace
 }  // namespace espalier::mesh
