@@ -9,6 +9,8 @@ import pytest
 from lab import Lab
 from lab.kube import Cluster
 
+pytest.register_assert_rewrite("kinds")
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts/espalier"
 

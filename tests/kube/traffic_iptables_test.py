@@ -3,9 +3,8 @@
 import pytest
 
 from conftest import show
-from kinds import Scene, wrong
+from kinds import KINDS, MODES, Scene, check_rows
 from lab.kube import Cluster
-from lab.kube.captured import Captured
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +17,9 @@ def scene(kube_lab, image) -> Scene:
 def test_every_kind_arrives_and_none_is_plaintext(scene):
     rules = scene.first.run(["iptables-save", "-t", "nat"]).stdout
     assert "KUBE-NODEPORTS" in rules
-    rows = scene.rows("plain") + scene.rows("shop")
-    with Captured(scene.cluster, "kinds", *scene.pods["shop"]) as seen:
-        found = wrong(rows)
-    assert not found, "\n".join(f"{name}: {seen}" for name, seen in found.items())
-    assert seen.packets.esp > len(rows)
+    check_rows(scene, *MODES)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_kind_of_its_own(scene, kind):
+    kind(scene)

@@ -9,7 +9,7 @@ from lab.kube.pki import Authority
 POD_CIDRS = ("10.244.0.0/16", "fd00:244::/48")
 SERVICE_CIDRS = ("10.96.0.0/16", "fd00:96::/112")
 API_SERVICE = "10.96.0.1"
-CLUSTER_DNS = "10.96.0.10"
+CLUSTER_DNS = ("10.96.0.10", "fd00:96::a")
 PROXY_MODES = ("nftables", "iptables", "none")
 
 
