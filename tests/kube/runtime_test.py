@@ -2,11 +2,14 @@
 CNI 1.1.0, STATUS included; and how clusters of the lab end."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from conftest import ROOT
 
 from lab import wait_until
 from lab.kube import Cluster, command, espalier
@@ -65,26 +68,64 @@ def test_deleted_pods_leave_nothing(newer):
     assert espalier.ask_agent(newer, node.name, "pods").get("pods", []) == []
 
 
+def nothing_is_left(state: dict) -> None:
+    names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    for name in (*state["nodes"].values(), state["wire"]):
+        assert name not in names
+        assert not list(CGROUPS.glob(f"*/{name}"))
+    assert not os.path.exists(state["folder"])
+    assert subprocess.run([sys.executable, "-m", "lab.kube.command", "status"],
+                          capture_output=True).returncode == 1
+
+
+def processes_in(namespace: str) -> dict[int, str]:
+    inside = subprocess.run(["ip", "netns", "pids", namespace],
+                            capture_output=True, text=True).stdout.split()
+    return {int(pid): start_time(int(pid)) for pid in inside}
+
+
+def alive(processes: dict[int, str]) -> list[int]:
+    return [pid for pid, when in processes.items() if when and start_time(pid) == when]
+
+
+def test_dev_cluster_as_the_readme_has_it(image):
+    if command.read_state():
+        pytest.skip("./dev cluster is up")
+    form = "./dev cluster up --network espalier"
+    assert form in (ROOT / "README.md").read_text()
+    try:
+        up = subprocess.run(form.split(), cwd=ROOT, capture_output=True, text=True,
+                            timeout=300)
+        assert up.returncode == 0, up.stdout + up.stderr
+        state = command.read_state()
+        assert len(state["nodes"]) == 2
+        processes = processes_in(state["nodes"]["node-1"])
+        # What it prints is what one types.
+        env = re.search(r"^ +(\. \S+/env)\b", up.stdout, re.M)[1]
+        status = subprocess.run(
+            ["bash", "-c", f"{env} && kubectl espalier status --wait --timeout 150s"],
+            capture_output=True, text=True, timeout=180)
+        assert status.returncode == 0, status.stdout + status.stderr
+        assert "tunnel ends: 2 of 2 up" in status.stdout
+    finally:
+        down = subprocess.run(["./dev", "cluster", "down"], cwd=ROOT, capture_output=True,
+                              text=True, timeout=150)
+    assert down.returncode == 0 and "the cluster is gone" in down.stdout, down.stdout
+    assert len(processes) > 2 and not alive(processes)
+    nothing_is_left(state)
+
+
 def test_a_killed_cluster_leaves_nothing():
-    """As ./dev cluster, whose keeper is killed: the control plane alone."""
+    """As ./dev cluster, whose keeper is killed."""
     if command.read_state():
         pytest.skip("./dev cluster is up")
     up = subprocess.run([sys.executable, "-m", "lab.kube.command", "up", "--nodes=1"],
                         capture_output=True, text=True, timeout=120)
     assert up.returncode == 0, up.stdout + up.stderr
     state = command.read_state()
-    inside = subprocess.run(["ip", "netns", "pids", state["nodes"]["node-1"]],
-                            capture_output=True, text=True).stdout.split()
-    processes = {int(pid): start_time(int(pid)) for pid in inside}
+    processes = processes_in(state["nodes"]["node-1"])
     assert len(processes) > 2
     os.kill(state["pid"], signal.SIGKILL)
-    wait_until(lambda: not [pid for pid, when in processes.items()
-                            if when and start_time(pid) == when], 30,
-               "all processes of the node are gone")
+    wait_until(lambda: not alive(processes), 30, "all processes of the node are gone")
     sweep_stale()
-    names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
-    assert state["nodes"]["node-1"] not in names
-    assert not list(CGROUPS.glob(f"*/{state['nodes']['node-1']}"))
-    assert not os.path.exists(state["folder"])
-    assert subprocess.run([sys.executable, "-m", "lab.kube.command", "status"],
-                          capture_output=True).returncode == 1
+    nothing_is_left(state)
