@@ -11,6 +11,8 @@ from lab import go_program
 
 CHART = pathlib.Path(__file__).resolve().parents[2] / "charts/espalier"
 CIDRS = {"clusterPodCIDRs": ["10.244.0.0/16", "fd00:244::/48"]}
+WORKLOADS = (("DaemonSet", "espalier-agent"), ("DaemonSet", "espalier-espd"),
+             ("Deployment", "espalier-controller"))
 
 
 def helm(*words, values: dict | None = None) -> subprocess.CompletedProcess:
@@ -57,6 +59,8 @@ def test_without_pod_cidrs_it_says_how_to_find_them():
     ({"controller": {"replicas": 0}}, "replicas"),
     ({"metrics": {"listen": "everywhere"}}, "listen"),
     ({"cni": {"binDir": "opt/cni/bin"}}, "binDir"),
+    ({"paths": {"state": "var/lib/espalier"}}, "state"),
+    ({"paths": {"run": "/run/other"}}, "run"),
     ({"admission": {"hostNetworkInRequired": "perhaps"}}, "hostNetworkInRequired"),
 ])
 def test_the_schema_refuses(values, word):
@@ -139,10 +143,90 @@ def test_monitoring_names_metrics_that_exist():
         used = set(re.findall(r"\bespalier_[a-z0-9_]+", part))
         assert len(used) > 5 and used <= known, used - known
     json.loads((CHART / "monitoring/dashboard.json").read_text())
-    assert "portNumber: 9469" in document(text, "PodMonitor", "espalier-agent")
+    monitor = document(text, "PodMonitor", "espalier-agent")
+    for words in ("$1:9469", '"[$1]:9469"', "honorLabels: true", "action: labeldrop"):
+        assert words in monitor
+    # Its port is not declared: an endpoint that names it would find no target.
+    assert not re.search(r"\b(port|portNumber|targetPort):", monitor)
     refused = helm("template", "espalier", str(CHART), values={
         **CIDRS, "metrics": {"podMonitor": {"enabled": True}}})
     assert refused.returncode != 0 and "metrics.listen" in refused.stderr
+
+
+def metric_labels() -> dict[str, set[str]]:
+    """As docs/metrics.md has them; which node and pod it was is Prometheus' to add."""
+    rows = re.findall(r"^\| `(espalier_\w+)` \| \w+ \| ([^|]*)\|",
+                      (CHART.parents[1] / "docs/metrics.md").read_text(), re.M)
+    return {name: {word for word in labels.replace(",", " ").split()} | {"node", "instance"}
+            for name, labels in rows}
+
+
+def wrong_labels(expression: str, annotations: str, known: dict[str, set[str]]) -> set[str]:
+    """Labels that a rule asks for, groups by or tells of, and does not have."""
+    selectors = re.findall(r"\b(espalier_\w+)(?:{([^}]*)})?", expression)
+    assert selectors
+    asked = {label for name, matchers in selectors
+             for label in re.findall(r"(\w+)\s*[!=]", matchers) if label not in known[name]}
+    has = set.union(*(known[name] for name, _ in selectors))
+    grouped = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", expression)
+               for label in group.split(",")}
+    told = set(re.findall(r"\$labels\.(\w+)", annotations))
+    aggregated = re.match(r"(sum|max|count|absent)\b", expression)
+    return asked | (grouped - has) | (told - (grouped if aggregated else has))
+
+
+def test_each_alert_asks_for_labels_that_its_metrics_have():
+    """That it fires when it has to is not told here: that takes Prometheus."""
+    known = metric_labels()
+    parts = re.split(r"^ +- alert: ", (CHART / "monitoring/rules.yaml").read_text(),
+                     flags=re.M)[1:]
+    for part in parts:
+        name = part.split()[0]
+        match = re.search(r"^ +expr: (?:>-\n)?(.*?)^ +(?:for|labels):", part, re.M | re.S)
+        expression = " ".join(match[1].split())
+        for open_, close in ("()", "{}", "[]"):
+            assert expression.count(open_) == expression.count(close), name
+        assert not (wrong := wrong_labels(expression, part, known)), (name, wrong)
+        assert re.search(r"^ +labels: {severity: (warning|critical)}$", part, re.M), name
+        assert "summary:" in part and "description:" in part, name
+        assert not re.search(r"^ +for: (?!\d+[mh]$)", part, re.M), name
+    # Each of the three kinds is seen.
+    for expression, told in (('espalier_tunnel_up{per="x"}', ""),
+                             ("sum by (per) (espalier_tunnel_up)", ""),
+                             ("sum by (node) (espalier_tunnel_up)", "{{ $labels.peer }}")):
+        assert wrong_labels(expression, told, known)
+
+
+def test_se_linux_options_are_every_workloads():
+    labels = {"type": "spc_t", "level": "s0:c1"}
+    text = template({"seLinuxOptions": labels})
+    for kind, name in WORKLOADS:
+        part = document(text, kind, name)
+        assert re.search(r"^      securityContext:\n(?: {8}.*\n)*? {8}seLinuxOptions:\n"
+                         r" {10}level: s0:c1\n {10}type: spc_t$", part, re.M), name
+        assert "seLinuxOptions" not in document(template({}), kind, name)
+
+
+def test_paths_of_the_host_are_values():
+    """Mounted where they are, so that a path means the same inside and outside."""
+    values = {"paths": {"state": "/data/espalier", "netns": "/data/netns"},
+              "cni": {"binDir": "/data/bin", "confDir": "/data/conf"}}
+    text = template(values)
+    agent = document(text, "DaemonSet", "espalier-agent")
+    for path in ("/data/espalier", "/data/netns", "/data/bin", "/data/conf"):
+        assert f"hostPath: {{path: {path}, type: DirectoryOrCreate}}" in agent, path
+        assert f"mountPath: {path}" in agent, path
+    config = document(text, "ConfigMap", "espalier-agent")
+    assert "stateDirectory: /data/espalier" in config
+    assert "--cni-bin-dir=/data/bin" in agent and "--cni-conf-dir=/data/conf" in agent
+    for old in ("/var/lib/espalier", "/run/netns", "/opt/cni", "/etc/cni"):
+        assert old not in agent, old
+    # These two are no values (values.yaml says why): one place for all programs.
+    for part in (agent, document(text, "DaemonSet", "espalier-espd"),
+                 document(text, "Pod", "espalier-test")):
+        assert "hostPath: {path: /run/espalier, type: Directory" in part
+        assert "mountPath: /run/espalier}" in part
+    assert "hostPath: {path: /sys/fs/bpf, type: Directory}" in agent
 
 
 def test_the_image_by_digest():
