@@ -1,6 +1,8 @@
 """Agents over the kernel datapath, on a real kernel with ESP: what only that
 datapath has. The lab's other tests run over it too (docs/development.md)."""
 
+import platform
+
 import pytest
 
 from lab import wait_until
@@ -62,6 +64,19 @@ def test_over_ipv6(lab, encapsulation):
     assert all(":" in p.source for p in esp)
 
 
+def test_what_an_older_kernel_lacks_is_done_otherwise(lab):
+    """6.1 stores no direction of an SA, and has no tcx."""
+    mesh = Mesh(lab, driver="kernel").up()
+    version = tuple(int(number) for number in platform.release().split(".")[:2])
+    a = mesh.nodes[0]
+    has_direction = str(version >= (6, 10)).lower()
+    assert f'"sa_direction":{has_direction}' in a.agent.log()
+    filters = a.namespace.run(["tc", "filter", "show", "dev", a.uplink.device, "ingress"]).stdout
+    assert ("bpf" in filters) == (version < (6, 6)), filters
+    mesh.assert_reachable()
+    mesh.finish()
+
+
 def test_an_agent_that_is_killed_is_succeeded_without_loss(lab):
     mesh = Mesh(lab, driver="kernel").up()
     a, b = mesh.nodes
@@ -84,6 +99,32 @@ def test_an_agent_that_is_killed_is_succeeded_without_loss(lab):
     assert reqids(a) - {"42"} == ours
     assert_foreign_is_there(a)
     mesh.finish()
+
+
+def test_the_ports_holder_may_die(lab):
+    """The kernel decapsulates on behalf of its socket, of which the agent has a
+    duplicate: the next holder goes on with that."""
+    mesh = Mesh(lab, driver="kernel", peer_fields={"forceEncapsulation": True}).up()
+    a, b = mesh.nodes
+    first = PingStream(a.pods["pod1"].namespace, b.pods["pod1"].ipv4)
+    second = PingStream(b.pods["pod1"].namespace, a.pods["pod1"].ipv6)
+    with first, second:
+        for node in mesh.nodes:
+            first.wait_for_more()
+            node.espd.kill()
+            node.espd_socket.unlink()
+            first.wait_for_more(50)
+            node.start_espd()
+            node.espd.wait_for_log("sockets taken over from the agent", 20)
+            # And now an agent dies, of which the new holder is the memory.
+            node.agent.kill()
+            first.wait_for_more(50)
+            node.start_agent()
+            mesh.wait_for_tunnels()
+        second.wait_for_more()
+    assert (first.lost, second.lost) == (set(), set())
+    packets = mesh.finish()
+    assert packets.count("esp") == 0
 
 
 def test_limits_of_the_kernel_become_rekeys_that_lose_nothing(lab):

@@ -25,7 +25,7 @@ CONTROL_RATE = 40 if "ESPALIER_GUEST" in os.environ else 100
 ROUTER, ATTACKER = 254, 253
 DIVERSION = 999  # a routing table
 # Of each of a victim's four flows: 1,000 packets a second from its pod, and as
-# many to it. An emulated processor carries half of that.
+# many to it. An emulated processor carries half of that: 1,000 in all.
 RATE = 250 if "ESPALIER_GUEST" in os.environ else 500
 # Quick to notice, or each event would take minutes.
 TIMERS = {"liveness": "2s", "grace": "1s", "drain": "1s", "retransmitFirst": "200ms",
@@ -63,6 +63,9 @@ class Scene:
         self.victims = [Node(lab, self.wire, name, number)
                         for name, number in zip(victims, numbers)]
         self.unguarded = Node(lab, self.wire, UNGUARDED, 200) if control else None
+        if self.unguarded:
+            # Policies on its uplink would catch what its broken routing loses.
+            self.unguarded.kernel_options = {}
         self.nodes = [self.peer, *self.victims, *self._controls_of_all()]
         self.traffic = Traffic(lab, tick=tick)
         self.addresses: dict[str, tuple[str, str]] = {}  # of each node's pod

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lab import CLUSTER_CIDRS, Capture, Namespace, Node, Wire
+from lab import CLUSTER_CIDRS, Capture, Namespace, Node, Wire, wait_until
 from lab.mesh import Mesh, outbound_spis, wait_for_new_spi
 from lab.stream import PingStream
 
@@ -95,7 +95,8 @@ def test_through_a_nat(lab):
     b = Node(lab, outside, "node-b", 2)
     a.namespace.run(["ip", "route", "add", "default", "via", inner.ipv4])
     psk = "a secret for this one test only"
-    a.write_config([b], psk, peer_fields={b.name: {"addresses": [b.uplink.ipv4]}})
+    a.write_config([b], psk, peer_fields={b.name: {"addresses": [b.uplink.ipv4]}},
+                   extra={"timers": {"natKeepalive": "1s"}})
     b.write_config([a], psk, peer_fields={
         a.name: {"addresses": [outer.ipv4], "initiate": "never"}})
     capture = Capture(outside, lab.folder / "outside.pcap", CLUSTER_CIDRS)
@@ -111,6 +112,10 @@ def test_through_a_nat(lab):
         assert source.pods["pod1"].ping(pod.ipv6) == 1
     assert a.show(b.name)["ike_sas"][0]["nat_local"]
     assert b.show(a.name)["ike_sas"][0]["nat_remote"]
+    # By the kernel's SA where it can (Linux 6.11), else by the agent.
+    def keepalives():
+        return {p.source for p in capture.read().packets if p.kind == "keepalive"}
+    wait_until(lambda: keepalives() == {outer.ipv4}, 20, "node-a's NAT keepalives")
     packets = capture.stop()
     assert (packets.plaintext, packets.count("esp")) == (0, 0)
     assert packets.count("esp-udp") >= 8

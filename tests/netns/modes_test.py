@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from lab.capture import send_plaintext
+from lab.capture import Capture, send_plaintext
 from lab.mesh import Mesh
+from lab.node import CLUSTER_CIDRS
 from lab.session import binary, wait_until
 
 MODES = {"default": "preferred",
@@ -109,6 +110,39 @@ def test_a_mode_changes_while_pods_run(mesh):
         >= before + 2, 5, "the drops are counted")
     assert "Nothing was dropped" not in a.kubectl("drops")
     assert web.ping(b.pods["pod1"].ipv4) == 1
+
+
+# Octets of a ping's payload that nothing else on the wire has.
+ODD_SIZE = 777
+
+
+def test_one_end_that_is_required_is_enough(lab):
+    """Between a `disabled` pod and a `required` one, from either: ESP."""
+    mesh = Mesh(lab)
+    for node in mesh.nodes:
+        node.write_config(
+            mesh.peers_of(node), mesh.psk, extra=extra(node, MODES),
+            peer_fields={peer.name: {"plaintextBlocks": [
+                f"10.244.{peer.number}.240/28",
+                f"fd00:244:{peer.number:x}:0:ffff:ffff:ffff:fff0/124"]}
+                for peer in mesh.peers_of(node)})
+    mesh.up()
+    old, web = ([node.add_pod(name, namespace) for node in mesh.nodes]
+                for name, namespace in (("old", "legacy"), ("web", "shop")))
+    for source, target in ((old[0], web[1]), (web[0], old[1])):
+        for address in (target.ipv4, target.ipv6):
+            assert source.ping(address, size=ODD_SIZE) == 1
+    packets = mesh.finish()
+    # Four requests and their answers.
+    assert sum(p.kind.startswith("esp") and p.length > ODD_SIZE
+               for p in packets.packets) == 8
+    # The control: between two `disabled` ones the wire has plaintext, and sees it.
+    capture = Capture(mesh.wire, lab.folder / "control.pcap", CLUSTER_CIDRS)
+    for address in (old[1].ipv4, old[1].ipv6):
+        assert old[0].ping(address, size=ODD_SIZE) == 1
+    packets = capture.stop()
+    assert sum(p.kind == "plaintext" and p.length > ODD_SIZE for p in packets.packets) == 4
+    assert not [p for p in packets.packets if p.kind.startswith("esp") and p.length > ODD_SIZE]
 
 
 def test_a_slip_of_the_pen_strengthens(mesh):

@@ -11,10 +11,12 @@ from lab.transfer import tcp_transfer
 
 NARROW = 1400
 PSK = "a pre-shared key for these tests alone"
-# With AES-GCM, 16-octet ICV (RFC 4106): the outer IP header, UDP if there is
-# any, ESP's 8, the IV's 8, the ICV's 16; then padding to 4 with 2 octets of
-# trailer (RFC 4303 2.4).
-INNER_MTU = {(4, True): 1338, (4, False): 1346, (6, True): 1318, (6, False): 1326}
+GCM, CHACHA, CBC = "aes256gcm16-x25519", "chacha20poly1305-x25519", "aes256-sha256-x25519-noesn"
+# The outer IP header, UDP if there is any, ESP's 8, the IV, the ICV's 16; then
+# padding with 2 octets of trailer (RFC 4303 2.4). Of GCM and ChaCha20 the IV has 8
+# octets and the padding goes to 4 (RFC 4106, RFC 7634), of CBC both are 16.
+INNER_MTU = {(GCM, 4, True): 1338, (GCM, 4, False): 1346, (GCM, 6, True): 1318,
+             (GCM, 6, False): 1326, (CHACHA, 4, True): 1338, (CBC, 6, False): 1310}
 
 RECEIVER = """
 import socket, sys
@@ -43,7 +45,7 @@ class Narrow:
     capture: Capture
 
 
-def build(lab, outer: int, udp: bool) -> Narrow:
+def build(lab, child: str, outer: int, udp: bool) -> Narrow:
     wires = [Wire(lab),
              Wire(lab, suffix="wire-b", ipv4_net="198.51.100", ipv6_net="2001:db8:1:")]
     middle = Wire(lab, suffix="middle", mtu=NARROW, ipv4_net="203.0.113",
@@ -65,9 +67,9 @@ def build(lab, outer: int, udp: bool) -> Narrow:
         nodes.append(node)
     capture = Capture(middle, lab.folder / "middle.pcap", CLUSTER_CIDRS)
     for node, peer in zip(nodes, reversed(nodes)):
-        node.write_config([peer], PSK, peer_fields={peer.name: {
-            "forceEncapsulation": udp,
-            "addresses": [peer.addresses[0 if outer == 4 else 1]]}})
+        node.write_config([peer], PSK, extra={"proposals": {"child": [child]}}, peer_fields={
+            peer.name: {"forceEncapsulation": udp,
+                        "addresses": [peer.addresses[0 if outer == 4 else 1]]}})
         node.start_espd()
         node.start_agent()
         node.add_pod("pod1")
@@ -89,10 +91,14 @@ def datagrams_that_arrive(source, target, address: str, count: int) -> int:
     return log.count("got")
 
 
-@pytest.mark.parametrize("udp", [True, False], ids=["udp", "protocol50"])
-@pytest.mark.parametrize("outer", [4, 6], ids=["outer4", "outer6"])
-def test_a_narrow_path_is_no_black_hole(lab, outer, udp):
-    narrow = build(lab, outer, udp)
+def name_of(case) -> str:
+    child, outer, udp = case
+    return f"{child.partition('-x25519')[0]}-outer{outer}-{'udp' if udp else 'protocol50'}"
+
+
+@pytest.mark.parametrize("case", INNER_MTU, ids=name_of)
+def test_a_narrow_path_is_no_black_hole(lab, case):
+    narrow = build(lab, *case)
     pods = [node.pods["pod1"] for node in narrow.nodes]
     for source, target in (pods, reversed(pods)):
         for address in (target.ipv4, target.ipv6):
@@ -101,7 +107,7 @@ def test_a_narrow_path_is_no_black_hole(lab, outer, udp):
             assert datagrams_that_arrive(source, target, address, 10) >= 8
     # The path's MTU is known by now, and is told to the octet: what may not be
     # fragmented passes up to it.
-    mtu = INNER_MTU[outer, udp]
+    mtu = INNER_MTU[case]
     for address, headers in ((pods[1].ipv4, 28), (pods[1].ipv6, 48)):
         fits = pods[0].run(["ping", "-n", "-c", 3, "-W", 2, "-M", "do", "-s",
                             mtu - headers, address], check=False)
@@ -115,4 +121,4 @@ def test_a_narrow_path_is_no_black_hole(lab, outer, udp):
     packets = narrow.capture.stop()
     assert packets.plaintext == 0 and packets.esp > 1000
     assert max(p.length for p in packets.packets if p.kind.startswith("esp")) <= NARROW
-    assert (packets.count("esp") == 0) == udp
+    assert (packets.count("esp") == 0) == case[-1]

@@ -56,6 +56,16 @@ class Table(Scene):
         assert seen.get("plaintext") == 0, seen.violations
         return seen.esp
 
+    def without_esp(self, action):
+        """What `action` returns when it puts no ESP on the wire: the tunnel's own
+        probes may come meanwhile, but not each time."""
+        for _ in range(6):
+            before = self.witness.seen()
+            result = action()
+            if self.esp_since(before) == 0:
+                return result
+        raise AssertionError("ESP on the wire, each time")
+
 
 @pytest.fixture(scope="module")
 def stage():
@@ -182,36 +192,32 @@ def test_hostport_on_the_same_node_keeps_the_clients_address(table, family):
         "dnat": f"{proto} daddr {node_address(table.a, family)} udp dport 8080 dnat to "
                 + to(family, address_of(table.pod, family), port)})
     client = (table.outside_uplink.ipv4 if family == 4 else table.outside_uplink.ipv6)
-    before = table.witness.seen()
-    assert ask(table.outside, node_address(table.a, family), 8080) == client
-    assert table.esp_since(before) == 0
+    assert table.without_esp(
+        lambda: ask(table.outside, node_address(table.a, family), 8080)) == client
     untranslate(table.a, family, "hostport")
 
 
 def test_pods_on_one_node_never_leave_it(table, family):
     port = next(table.ports)
     Echo(table.neighbour.namespace, address_of(table.neighbour, family), port)
-    before = table.witness.seen()
-    assert ask(table.pod.namespace, address_of(table.neighbour, family),
-               port) == address_of(table.pod, family)
-    assert table.esp_since(before) == 0
+    assert table.without_esp(
+        lambda: ask(table.pod.namespace, address_of(table.neighbour, family),
+                    port)) == address_of(table.pod, family)
 
 
 def test_kubelets_probes_of_its_own_pods_never_leave(table, family):
     port = next(table.ports)
     Echo(table.pod.namespace, address_of(table.pod, family), port)
-    before = table.witness.seen()
-    assert ask(table.a.namespace, address_of(table.pod, family), port)
-    assert table.esp_since(before) == 0
+    assert table.without_esp(
+        lambda: ask(table.a.namespace, address_of(table.pod, family), port))
 
 
 def test_pod_to_outside_is_masqueraded(table, family):
     port = next(table.ports)
     outside = table.outside_uplink.ipv4 if family == 4 else table.outside_uplink.ipv6
     Echo(table.outside, outside, port)
-    before = table.witness.seen()
-    assert ask(table.pod.namespace, outside, port) == node_address(table.a, family)
-    assert table.esp_since(before) == 0
+    assert table.without_esp(
+        lambda: ask(table.pod.namespace, outside, port)) == node_address(table.a, family)
 
 
 def test_fragments_follow_the_addresses(table, family):
