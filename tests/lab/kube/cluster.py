@@ -232,6 +232,21 @@ class Cluster:
                      f"--timeout={seconds}s", timeout=seconds + 10)
         self._step("nodes are Ready")
 
+    def ready_conditions(self) -> dict[str, dict]:
+        """By the node's name."""
+        return {node["metadata"]["name"]: next(
+            c for c in node["status"]["conditions"] if c["type"] == "Ready")
+            for node in self.get("nodes")["items"]}
+
+    def assert_ready_since(self, before: dict[str, dict]) -> None:
+        """before: of ready_conditions(). A node that was NotReady for a moment has
+        another lastTransitionTime since."""
+        now = self.ready_conditions()
+        assert now.keys() == before.keys()
+        for name, condition in now.items():
+            assert (condition["status"], condition["lastTransitionTime"]) == (
+                "True", before[name]["lastTransitionTime"]), (name, condition)
+
     # As people use it.
 
     def run(self, words: list, *, check: bool = True, timeout: float = 60,

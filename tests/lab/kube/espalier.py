@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from lab.kube.cluster import Cluster
+from lab.kube.node import KubeNode
 from lab.kube.settings import POD_CIDRS
 
 CHART = pathlib.Path(__file__).resolve().parents[3] / "charts/espalier"
@@ -39,3 +40,12 @@ def ask_agent(cluster: Cluster, node: str, *words: str) -> dict:
     return json.loads(cluster.kubectl(
         "exec", "-n", NAMESPACE, pod, "-c", "agent", "--", "/usr/bin/kubectl-espalier",
         "-o", "json", *words, check=False).stdout)
+
+
+def metric(node: KubeNode, name: str, label: str = "") -> float:
+    """Of its agent, all that begin so, and have that label, summed; 0 while no
+    agent answers."""
+    text = node.namespace.run(["curl", "-s", "-m", "5", "http://127.0.0.1:9469/metrics"],
+                              check=False).stdout
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines()
+               if line.startswith(name) and label in line)
