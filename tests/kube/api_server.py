@@ -8,6 +8,7 @@ import subprocess
 
 from lab import wait_until
 from lab.kube import Cluster
+from lab.kube.images import NAME
 
 SPACE = "espalier-system"
 KEY = base64.b64encode(bytes(range(44))).decode()
@@ -89,8 +90,10 @@ def agent_token(cluster: Cluster, node: str, *, bound: bool = True) -> str:
     cluster.kubectl("apply", "-f", "-", input=json.dumps({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": SPACE},
+        # On a node that has no pod network yet as well.
         "spec": {"serviceAccountName": "espalier-agent", "nodeName": node,
-                 "containers": [{"name": "agent", "image": "none"}]}}))
+                 "hostNetwork": True, "terminationGracePeriodSeconds": 0, "containers": [
+                     {"name": "agent", "image": NAME, "imagePullPolicy": "Never"}]}}))
     uid = cluster.get("pod", name, "-n", SPACE)["metadata"]["uid"]
     return cluster.kubectl("create", "token", "espalier-agent", "-n", SPACE,
                            "--bound-object-kind=Pod", f"--bound-object-name={name}",
