@@ -60,7 +60,7 @@ class KubeNode(Machine):
             "cgroupDriver": "cgroupfs", "cgroupRoot": f"/{self.cgroup}",
             "enforceNodeAllocatable": [], "failSwapOn": False, "failCgroupV1": False,
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-            "clusterDNS": [CLUSTER_DNS], "clusterDomain": "cluster.local",
+            "clusterDNS": list(CLUSTER_DNS), "clusterDomain": "cluster.local",
             "resolvConf": "/dev/null", "rotateCertificates": False,
             # The machine's disk is not the nodes' own.
             "evictionHard": {"memory.available": "1Mi", "nodefs.available": "0%",
