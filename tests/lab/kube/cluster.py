@@ -152,8 +152,10 @@ class Cluster:
         self._step("API server is ready")
         self._start_controllers()
         if self.nodes:
-            self.kubectl("wait", "--for=create", *(f"node/{n.name}" for n in self.nodes),
-                         "--timeout=120s", timeout=130)
+            # kubectl wait --for=create may give up at once, while there is none.
+            wait_until(lambda: self.kubectl("get", *(f"node/{n.name}" for n in self.nodes),
+                                            check=False).returncode == 0, 120,
+                       "every node is registered")
             self._wait_for_pod_cidrs()
             self._step("nodes are registered, with pod CIDRs")
 
