@@ -368,7 +368,8 @@ v1::Error Manager::AttachFailed(const Lease& lease,
   const std::string details(status.message());
   if (absl::IsAlreadyExists(status)) {
     return MakeError(v1::ERROR_CODE_INTERFACE_EXISTS,
-                     "the interface cannot be made: it exists", details);
+                     "the pod has such an interface or a default route already",
+                     details);
   }
   if (!dependencies_.network->NamespaceId(path).ok() ||
       absl::IsFailedPrecondition(status)) {

@@ -373,7 +373,14 @@ absl::Status KernelPodNetwork::SetUpPod(netlink::Channel* pod,
     requests.push_back(
         RouteRequest(Verb::kAdd, DefaultRoute(family, link.index)));
   }
-  return FirstError(pod->ExecuteBatch(std::move(requests)));
+  const absl::Status status =
+      FirstError(pod->ExecuteBatch(std::move(requests)));
+  // The interface is new and bare, so only a default route can be there.
+  if (!absl::IsAlreadyExists(status)) return status;
+  return absl::AlreadyExistsError(absl::StrCat(
+      "the pod has a default route by another interface, and Espalier "
+      "attaches a pod by one interface only: ",
+      status.message()));
 }
 
 absl::Status KernelPodNetwork::SetUpHost(

@@ -310,7 +310,9 @@ TEST_F(PodNetworkTest, AnInterfaceOfThatNameExists) {
   other = Spec("c2@net1");
   other.addresses = {*base::IpAddress::Parse("10.1.0.3")};
   // A second default route of IPv4 cannot be: undone, and the first stays.
-  EXPECT_FALSE(network_.Attach(other, Nothing).ok());
+  const absl::Status second = network_.Attach(other, Nothing);
+  EXPECT_TRUE(absl::IsAlreadyExists(second));
+  EXPECT_THAT(second.message(), ::testing::HasSubstr("one interface only"));
   EXPECT_TRUE(network_.Verify(Spec()).ok());
   EXPECT_THAT(Veths(Host()), SizeIs(1));
 }

@@ -1,6 +1,7 @@
 """tshark, which shares no code with Espalier, reads a capture of the mesh with
 the key log: it decrypts IKE and ESP, and finds every ICV right."""
 
+import base64
 import os
 import re
 import shutil
@@ -65,6 +66,27 @@ def test_every_icv_is_right(lab, captured):
     # Not all: garbage may end tshark's reading before it comes to the ICV.
     assert tshark(pcap, wrong, BAD) > packets.esp * 0.9
     assert tshark(pcap, lab.folder / "no-keys", "esp && (icmp || tcp)") == 0
+
+
+def test_no_key_is_in_a_log(captured):
+    """What is in the key log is nowhere else, though agents log at debug level."""
+    mesh, _ = captured
+    tables = "".join((node.key_log / name).read_text() for node in mesh.nodes
+                     for name in ("esp_sa", "ikev2_decryption_table"))
+    words = {word.lower().removeprefix("0x") for word in re.findall(r"[0-9A-Fa-fx]{8,}", tables)}
+    # With the salt, and without it; an SPI has 8 (ESP) or 16 (IKE) digits.
+    keys = {word for word in words if len(word) > 32}
+    keys |= {key[:-8] for key in keys}
+    spis = {word for word in words if len(word) <= 16}
+    logs = "".join(path.read_text().lower() for node in mesh.nodes
+                   for path in (node.folder / "agent.log", node.folder / "espd.log"))
+    assert len(keys) >= 12 and '"level":"debug"' in logs
+    for key in keys:
+        assert key not in logs
+        octets = bytes.fromhex(key)
+        assert base64.b64encode(octets).decode().rstrip("=").lower() not in logs
+    # The control: what may be told is found this way.
+    assert any(spi in logs for spi in spis)
 
 
 def test_no_key_log_unless_asked_for(lab):

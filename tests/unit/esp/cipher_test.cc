@@ -1,5 +1,8 @@
 #include "agent/esp/cipher.h"
 
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -138,6 +141,18 @@ const EspSuite kSuites[] = {
     {EspCipher::kAesCbc, 256, EspIntegrity::kHmacSha2_384_192, false},
     {EspCipher::kAesCbc, 256, EspIntegrity::kHmacSha2_512_256, true},
 };
+
+// Where CI builds, ipsec-mb is installed: without this it could be lost from
+// the build and only benchmarks would tell.
+TEST(Cipher, IpsecMbIsUsedWhereTheProcessorHasAes) {
+  const char* ci = std::getenv("CI");
+  if (ci == nullptr || *ci == '\0') return;
+  std::ifstream file("/proc/cpuinfo");
+  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  const bool capable = text.find(" aes ") != std::string::npos &&
+                       text.find(" pclmulqdq ") != std::string::npos;
+  EXPECT_EQ(HaveIpsecMb(), capable);
+}
 
 TEST(Cipher, RoundTripsEverySuiteAndSize) {
   for (const EspSuite& suite : kSuites) {

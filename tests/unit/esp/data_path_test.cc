@@ -222,6 +222,48 @@ TEST(DataPath, ByteAndTimeLimits) {
   EXPECT_TRUE((*in)->expired());
 }
 
+TEST(DataPath, SoftBytesWarnOnceAndPacketsGoOn) {
+  End one(1);
+  base::EspSa out = MakeSa(Direction::kOutbound, 0x1000, kGcm);
+  out.limits.soft_bytes = 300;
+  auto sa = one.sas.Install(std::move(out), one.clock.now);
+  ASSERT_TRUE(sa.ok());
+  (*sa)->inner_mtu = 1438;
+  one.FromPod(MakePacket({}));  // 152 octets
+  EXPECT_THAT(one.expired, IsEmpty());
+  for (int i = 0; i < 8; ++i) one.FromPod(MakePacket({}));
+  EXPECT_THAT(one.wire.packets, SizeIs(9));
+  ASSERT_THAT(one.expired, SizeIs(1));
+  EXPECT_FALSE(one.expired[0].second);
+  EXPECT_FALSE((*sa)->expired());
+}
+
+// What comes in on a used-up SA is dropped, however authentic.
+TEST(DataPath, InboundLimitsStopWhatComesIn) {
+  base::SaLimits packets, bytes;
+  packets.hard_packets = 3;
+  bytes.hard_bytes = 400;
+  for (const base::SaLimits& limits : {packets, bytes}) {
+    End one(1), two(2);
+    auto out = one.sas.Install(MakeSa(Direction::kOutbound, 0x1000, kGcm),
+                               one.clock.now);
+    base::EspSa limited = MakeSa(Direction::kInbound, 0x1000, kGcm);
+    limited.limits = limits;
+    auto in = two.sas.Install(std::move(limited), two.clock.now);
+    ASSERT_TRUE(out.ok() && in.ok());
+    (*out)->inner_mtu = 1438;
+    for (int i = 0; i < 9; ++i) {
+      one.FromPod(MakePacket({.tcp = false}));
+      two.FromWire(std::exchange(one.wire.packets, {}));
+    }
+    EXPECT_THAT(two.tun.packets, SizeIs(3));
+    EXPECT_TRUE((*in)->expired());
+    ASSERT_THAT(two.expired, SizeIs(1));
+    EXPECT_TRUE(two.expired[0].second);
+    EXPECT_EQ(two.statistics.drop_expired_sa, 6u);
+  }
+}
+
 TEST(DataPath, SequenceNumbersNeverRepeat) {
   EspSuite suite;
   suite.esn = false;
