@@ -15,7 +15,7 @@
 #endif
 
 /* Part of the pin path: programs of two versions never share a map. */
-#define ESPALIER_MAP_VERSION 1
+#define ESPALIER_MAP_VERSION 2
 
 /* --- marks ---
  *
@@ -34,8 +34,10 @@
  * WIRE_INSIDE, WIRE_OUTSIDE, WIRE_TO_NODE:
  *   written by uplink_in; read by to_pod and nftables.
  * BYPASS:
- *   written by the kernel for outbound SAs (XFRMA_SET_MARK) and by espd's and
- *   IKE's sockets (SO_MARK); read by uplink_out, nftables and the routing rule.
+ *   written by the kernel for outbound SAs (XFRMA_SET_MARK), by espd's and
+ *   IKE's sockets (SO_MARK), and by uplink_out on the plaintext path's VXLAN
+ *   device, whose outer packets keep the mark; read by uplink_out, nftables and
+ * the routing rule.
  */
 enum espalier_mark {
   ESPALIER_MARK_NONE = 0,
@@ -176,8 +178,10 @@ struct espalier_config {
   __u32 tunnel_ifindex; /* 0: none */
   __u32 mark_mask;
   __u32 mark_shift;
+  __u32 vxlan_ifindex; /* of the plaintext path; 0: none */
+  __u32 unused;
 };
-ESPALIER_STATIC_ASSERT(sizeof(struct espalier_config) == 16, "layout");
+ESPALIER_STATIC_ASSERT(sizeof(struct espalier_config) == 24, "layout");
 
 /* The values of espalier::base::Mode. 0, what a map holds that nobody wrote,
  * is the strictest. */

@@ -313,15 +313,16 @@ void BpfGuard::SyncLocked(Depth depth) {
   if (whole || written_.empty()) {
     Fail("maps", SyncMaps());
   } else {
-    const auto tunnel =
-        desired_ ? links_.find(desired_->tunnel_interface) : links_.end();
-    const uint32_t now = tunnel == links_.end() ? 0 : tunnel->second.index;
+    espalier_config then{};
     const auto& config = written_[BpfMap::kConfig];
-    const uint32_t then =
-        config.empty()
-            ? 0
-            : FromBytes<espalier_config>(config.begin()->second).tunnel_ifindex;
-    if (now != then) Fail("maps", SyncMaps());
+    if (!config.empty()) {
+      then = FromBytes<espalier_config>(config.begin()->second);
+    }
+    const BpfPlaces now = desired_ ? PlacesOf(*desired_) : BpfPlaces();
+    if (now.tunnel_ifindex != then.tunnel_ifindex ||
+        now.vxlan_ifindex != then.vxlan_ifindex) {
+      Fail("maps", SyncMaps());
+    }
   }
   const absl::StatusOr<bool> predecessor = system_->HasPredecessor();
   if (!predecessor.ok()) {
@@ -367,6 +368,15 @@ absl::Status BpfGuard::AssignSlots(const MapContents& actual,
   return absl::OkStatus();
 }
 
+BpfPlaces BpfGuard::PlacesOf(const DesiredGuard& desired) const {
+  BpfPlaces places;
+  const auto tunnel = links_.find(desired.tunnel_interface);
+  if (tunnel != links_.end()) places.tunnel_ifindex = tunnel->second.index;
+  const auto vxlan = links_.find(desired.vxlan_interface);
+  if (vxlan != links_.end()) places.vxlan_ifindex = vxlan->second.index;
+  return places;
+}
+
 absl::Status BpfGuard::SyncMaps() {
   const DesiredGuard desired = Effective();
   std::map<BpfMap, MapContents> actual;
@@ -375,15 +385,13 @@ absl::Status BpfGuard::SyncMaps() {
   }
   ESPALIER_ASSIGN_OR_RETURN(actual[BpfMap::kConfig],
                             system_->Read(BpfMap::kConfig));
-  BpfPlaces places;
+  BpfPlaces places = PlacesOf(desired);
   for (const GuardedPod& pod : desired.pods) {
     const auto link = links_.find(pod.host_interface);
     if (link != links_.end()) {
       places.ifindex[pod.host_interface] = link->second.index;
     }
   }
-  const auto tunnel = links_.find(desired.tunnel_interface);
-  if (tunnel != links_.end()) places.tunnel_ifindex = tunnel->second.index;
   ESPALIER_RETURN_IF_ERROR(AssignSlots(actual[BpfMap::kPods], &places));
   const BpfState state = MakeBpfState(desired, places);
   for (const GuardProblem& problem : state.problems) {

@@ -73,6 +73,9 @@ class BpfGuard : public Guard {
   void SyncLocked(Depth depth) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // `desired_` and what Protect added.
   DesiredGuard Effective() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // But for the pods.
+  BpfPlaces PlacesOf(const DesiredGuard& desired) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status SyncMaps() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WriteMap(BpfMap map, const MapContents& desired,
                         const MapContents& actual, bool weakening)

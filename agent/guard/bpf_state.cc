@@ -191,6 +191,7 @@ BpfState MakeBpfState(const DesiredGuard& desired, const BpfPlaces& places) {
     config.flags |= ESPALIER_CONFIG_TUNNEL_NEEDS_MARK;
   }
   config.tunnel_ifindex = places.tunnel_ifindex;
+  config.vxlan_ifindex = places.vxlan_ifindex;
   config.mark_mask = desired.mark_mask;
   config.mark_shift =
       desired.mark_mask == 0 ? 0 : std::countr_zero(desired.mark_mask);

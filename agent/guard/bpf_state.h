@@ -16,6 +16,7 @@ namespace espalier::guard {
 // Interface names and slots as they are now.
 struct BpfPlaces {
   uint32_t tunnel_ifindex = 0;              // 0: not there
+  uint32_t vxlan_ifindex = 0;               // the same
   std::map<std::string, uint32_t> ifindex;  // of pods' host interfaces
   std::map<uint32_t, uint32_t> slot;        // by ifindex
 };

@@ -64,6 +64,10 @@ struct DesiredGuard {
   // The tunnel's interface: an xfrm interface or espalier-espd's TUN. Empty:
   // not there yet, or policy-based.
   std::string tunnel_interface;
+  // The plaintext path's own device, a VXLAN; empty: there is none. It is a
+  // wire like others, but what is judged there leaves by another wire in an
+  // outer packet of the node's.
+  std::string vxlan_interface;
   // The kernel datapath: what its interface delivers must also carry the mark
   // that encrypting inbound SAs set.
   bool tunnel_needs_mark = false;

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "agent/base/log.h"
 #include "agent/base/status_macros.h"
+#include "agent/network/ownership.h"
 
 namespace espalier::agent {
 
@@ -15,6 +16,7 @@ guard::DesiredGuard GuardOf(const network::DesiredNetwork& network,
                             const GuardedDatapath& datapath) {
   guard::DesiredGuard out;
   if (!datapath.policy_based) out.tunnel_interface = network.tunnel_interface;
+  if (network.vxlan) out.vxlan_interface = network::kVxlanDevice;
   out.tunnel_needs_mark = datapath.needs_mark;
   out.policy_based = datapath.policy_based;
   out.mark_mask = network.mark_mask;

@@ -65,6 +65,7 @@ absl::StatusOr<Cluster> ClusterFromConfig(const Config& config) {
   cluster.cluster_pod_cidrs = config.cluster_pod_cidrs;
   cluster.node_cidrs = config.node_cidrs;
   cluster.plaintext_path = config.plaintext_path;
+  cluster.vxlan = config.vxlan;
   cluster.grace = config.timers.grace;
   cluster.drain_time = config.timers.drain_time;
   cluster.on_demand = config.on_demand;

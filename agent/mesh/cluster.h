@@ -63,6 +63,7 @@ struct Cluster {
   // The nodes' networks, where they are known.
   std::vector<base::IpPrefix> node_cidrs;
   PlaintextPath plaintext_path = PlaintextPath::kNone;
+  VxlanSettings vxlan;
   std::vector<PeerSpec> peers;
   // How long the end that does not begin waits for the other.
   absl::Duration grace = absl::Seconds(10);

@@ -138,6 +138,8 @@ class Mesh {
   uint32_t MtuOf(const PeerState& peer) const;
   void AddNodeRoute(const PeerState& peer, const base::IpAddress& address,
                     uint32_t mtu, network::DesiredNetwork* desired) const;
+  void AddPlainRoutes(const PeerState& peer,
+                      network::DesiredNetwork* desired) const;
   // Whether its node's own traffic comes by the tunnel or not at all.
   bool Sealed(const PeerState& peer) const;
   bool ReachesNode(const PeerState& peer, const base::IpAddress& address) const;

@@ -1,4 +1,6 @@
 // From the cluster that is wanted to peers, policies and routes.
+#include <netinet/in.h>
+
 #include <algorithm>
 #include <limits>
 #include <utility>
@@ -15,6 +17,8 @@ namespace {
 
 // RFC 7296 2; the core floats to 4500 by itself.
 constexpr uint16_t kIkePort = 500;
+// IPv6, UDP and VXLAN-GPE headers (RFC 7348 5, without the inner Ethernet).
+constexpr uint32_t kVxlanOverhead = 40 + 8 + 8;
 
 // Both ends of the outer path: the first of the peer's addresses that this
 // node has the family of.
@@ -353,6 +357,23 @@ void Mesh::AddNodeRoute(const PeerState& peer, const base::IpAddress& address,
   }
 }
 
+void Mesh::AddPlainRoutes(const PeerState& peer,
+                          network::DesiredNetwork* desired) const {
+  if (cluster_.plaintext_path == PlaintextPath::kNone) return;
+  const absl::StatusOr<OuterPath> path = OuterPathTo(cluster_.node, peer.spec);
+  for (const base::IpPrefix& block : peer.spec.plaintext_blocks) {
+    if (cluster_.plaintext_path == PlaintextPath::kVxlan) {
+      if (path.ok()) desired->plain_routes.push_back({block, path->remote});
+      continue;
+    }
+    for (const base::IpAddress& address : peer.spec.addresses) {
+      if (address.family() == block.family()) {
+        desired->plain_routes.push_back({block, address});
+      }
+    }
+  }
+}
+
 void Mesh::ApplyNetwork() {
   if (!in_sync_) return;
   network::DesiredNetwork desired;
@@ -385,19 +406,17 @@ void Mesh::ApplyNetwork() {
     }
   }
   for (const auto& [id, peer] : peers_) {
-    if (!peer->configured ||
-        cluster_.plaintext_path != PlaintextPath::kDirect) {
-      continue;
-    }
-    for (const base::IpPrefix& block : peer->spec.plaintext_blocks) {
-      for (const base::IpAddress& address : peer->spec.addresses) {
-        if (address.family() == block.family()) {
-          desired.plain_routes.push_back({block, address});
-        }
-      }
-    }
+    if (!peer->configured) continue;
+    AddPlainRoutes(*peer, &desired);
   }
   desired.node_exceptions = cluster_.node_traffic_exceptions;
+  if (cluster_.plaintext_path == PlaintextPath::kVxlan) {
+    desired.vxlan = {.id = cluster_.vxlan.id,
+                     .port = cluster_.vxlan.port,
+                     .mtu = cluster_.node.uplink_mtu - kVxlanOverhead};
+    // What is around plaintext by design is no node's traffic to protect.
+    desired.node_exceptions.push_back({IPPROTO_UDP, cluster_.vxlan.port});
+  }
   std::ranges::sort(desired.routes);
   std::ranges::sort(desired.plain_routes);
   std::ranges::sort(desired.sealed_nodes);

@@ -45,6 +45,10 @@ absl::Status RouteClient::AddLink(const LinkSpec& link,
   return channel_->Execute(MakeLinkRequest(link, kind));
 }
 
+absl::Status RouteClient::AddVxlan(const LinkSpec& link, uint16_t port) {
+  return channel_->Execute(MakeVxlanRequest(link, port));
+}
+
 absl::Status RouteClient::ChangeLink(int32_t index, const LinkChange& change) {
   return channel_->Execute(ChangeLinkRequest(index, change));
 }

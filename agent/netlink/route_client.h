@@ -26,6 +26,7 @@ class RouteClient {
 
   absl::Status AddVeth(const LinkSpec& local, const LinkSpec& peer);
   absl::Status AddLink(const LinkSpec& link, const std::string& kind);
+  absl::Status AddVxlan(const LinkSpec& link, uint16_t port);
   absl::Status ChangeLink(int32_t index, const LinkChange& change);
   // NotFound when it is gone.
   absl::Status DeleteLink(int32_t index);

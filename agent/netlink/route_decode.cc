@@ -1,3 +1,4 @@
+#include <endian.h>
 #include <linux/if.h>
 #include <linux/veth.h>
 
@@ -207,6 +208,37 @@ absl::StatusOr<Address> DecodeAddress(base::ByteSpan payload) {
   return result;
 }
 
+namespace {
+
+// False when it does not parse; `result` stays unset for other tunnels.
+bool ReadEncapsulation(uint16_t type, base::ByteSpan value,
+                       std::optional<Encapsulation>* result) {
+  if (type != LWTUNNEL_ENCAP_IP && type != LWTUNNEL_ENCAP_IP6) return true;
+  const base::Family family =
+      type == LWTUNNEL_ENCAP_IP ? base::Family::kIpv4 : base::Family::kIpv6;
+  Encapsulation encapsulation;
+  std::optional<base::IpAddress> remote;
+  AttributeReader attributes(value);
+  Attribute attribute;
+  while (attributes.Next(&attribute)) {
+    if (attribute.type == kEncapsulationId) {
+      const std::optional<uint64_t> id = attribute.AsU64();
+      if (!id) return false;
+      encapsulation.id = static_cast<uint32_t>(be64toh(*id));
+    } else if (attribute.type == kEncapsulationRemote) {
+      remote = AddressOf(family, attribute);
+      if (!remote) return false;
+    }
+  }
+  if (attributes.malformed()) return false;
+  if (!remote) return true;
+  encapsulation.remote = *remote;
+  *result = encapsulation;
+  return true;
+}
+
+}  // namespace
+
 absl::StatusOr<Route> DecodeRoute(base::ByteSpan payload) {
   base::ByteReader reader(payload);
   rtmsg header;
@@ -221,10 +253,18 @@ absl::StatusOr<Route> DecodeRoute(base::ByteSpan payload) {
   route.scope = header.rtm_scope;
   route.onlink = (header.rtm_flags & RTNH_F_ONLINK) != 0;
   base::IpAddress destination = base::IpAddress::Any(family);
+  uint16_t encapsulation_type = LWTUNNEL_ENCAP_NONE;
+  base::ByteSpan encapsulation;
   AttributeReader attributes(reader.rest());
   Attribute attribute;
   while (attributes.Next(&attribute)) {
     switch (attribute.type) {
+      case RTA_ENCAP_TYPE:
+        encapsulation_type = attribute.AsU16().value_or(LWTUNNEL_ENCAP_NONE);
+        break;
+      case RTA_ENCAP:
+        encapsulation = attribute.value;
+        break;
       case RTA_DST: {
         const auto address = AddressOf(family, attribute);
         if (!address) return Malformed("route");
@@ -256,7 +296,11 @@ absl::StatusOr<Route> DecodeRoute(base::ByteSpan payload) {
         break;
     }
   }
-  if (attributes.malformed()) return Malformed("route");
+  if (attributes.malformed() ||
+      !ReadEncapsulation(encapsulation_type, encapsulation,
+                         &route.encapsulation)) {
+    return Malformed("route");
+  }
   absl::StatusOr<base::IpPrefix> prefix =
       base::IpPrefix::Make(destination, header.rtm_dst_len);
   if (!prefix.ok()) return Malformed("route");

@@ -1,4 +1,7 @@
+#include <arpa/inet.h>
+#include <endian.h>
 #include <linux/if.h>
+#include <linux/if_link.h>
 #include <linux/veth.h>
 
 #include "absl/strings/str_cat.h"
@@ -91,6 +94,10 @@ std::string Route::ToString() const {
       absl::StrCat(TypeName(type), destination.ToString(), " table ", table);
   if (gateway) absl::StrAppend(&text, " via ", gateway->ToString());
   if (interface_index != 0) absl::StrAppend(&text, " dev #", interface_index);
+  if (encapsulation) {
+    absl::StrAppend(&text, " in VXLAN ", encapsulation->id, " to ",
+                    encapsulation->remote.ToString());
+  }
   if (preferred_source) {
     absl::StrAppend(&text, " src ", preferred_source->ToString());
   }
@@ -154,6 +161,24 @@ Request MakeLinkRequest(const LinkSpec& link, const std::string& kind) {
   PutLinkSpec(link, &request);
   request.PutNest(IFLA_LINKINFO,
                   [&] { request.PutString(IFLA_INFO_KIND, kind); });
+  return request;
+}
+
+Request MakeVxlanRequest(const LinkSpec& link, uint16_t port) {
+  Request request(
+      RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL,
+      absl::StrCat("make the VXLAN device ", link.name, ", UDP port ", port));
+  request.PutStruct(LinkHeader(link));
+  PutLinkSpec(link, &request);
+  request.PutNest(IFLA_LINKINFO, [&] {
+    request.PutString(IFLA_INFO_KIND, "vxlan");
+    request.PutNest(IFLA_INFO_DATA, [&] {
+      request.PutU8(IFLA_VXLAN_COLLECT_METADATA, 1);
+      request.PutU8(IFLA_VXLAN_LEARNING, 0);
+      request.PutBytes(IFLA_VXLAN_GPE, {});
+      request.PutU16(IFLA_VXLAN_PORT, htons(port));
+    });
+  });
   return request;
 }
 
@@ -225,6 +250,20 @@ Request AddressRequest(Verb verb, const Address& address) {
   return request;
 }
 
+namespace {
+
+void PutEncapsulation(const Encapsulation& encapsulation, Request* request) {
+  request->PutU16(RTA_ENCAP_TYPE, encapsulation.remote.is_v4()
+                                      ? LWTUNNEL_ENCAP_IP
+                                      : LWTUNNEL_ENCAP_IP6);
+  request->PutNest(RTA_ENCAP, [&] {
+    request->PutU64(kEncapsulationId, htobe64(encapsulation.id));
+    request->PutAddress(kEncapsulationRemote, encapsulation.remote);
+  });
+}
+
+}  // namespace
+
 Request RouteRequest(Verb verb, const Route& route) {
   Request request(verb == Verb::kDelete ? RTM_DELROUTE : RTM_NEWROUTE,
                   Flags(verb),
@@ -257,6 +296,7 @@ Request RouteRequest(Verb verb, const Route& route) {
     request.PutU32(RTA_OIF, static_cast<uint32_t>(route.interface_index));
   }
   if (route.gateway) request.PutAddress(RTA_GATEWAY, *route.gateway);
+  if (route.encapsulation) PutEncapsulation(*route.encapsulation, &request);
   if (route.preferred_source) {
     request.PutAddress(RTA_PREFSRC, *route.preferred_source);
   }

@@ -5,6 +5,7 @@
 
 #include <linux/fib_rules.h>
 #include <linux/if_link.h>
+#include <linux/lwtunnel.h>
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 
@@ -52,6 +53,20 @@ struct Address {
   friend bool operator==(const Address&, const Address&) = default;
 };
 
+// Of RTA_ENCAP's contents, the same for both families of the outside.
+inline constexpr uint16_t kEncapsulationId = LWTUNNEL_IP_ID;
+inline constexpr uint16_t kEncapsulationRemote = LWTUNNEL_IP_DST;
+static_assert(static_cast<int>(LWTUNNEL_IP6_ID) == LWTUNNEL_IP_ID &&
+              static_cast<int>(LWTUNNEL_IP6_DST) == LWTUNNEL_IP_DST);
+
+// What goes by a route is put into an IP tunnel without a configuration of its
+// own (RTA_ENCAP, LWTUNNEL_ENCAP_IP and _IP6).
+struct Encapsulation {
+  uint32_t id = 0;         // a VXLAN's network identifier, 24 bits
+  base::IpAddress remote;  // of either family
+  friend bool operator==(const Encapsulation&, const Encapsulation&) = default;
+};
+
 struct Route {
   base::IpPrefix destination;  // 0.0.0.0/0 or ::/0 is the default route
   uint32_t table = RT_TABLE_MAIN;
@@ -65,8 +80,9 @@ struct Route {
   std::optional<base::IpAddress> gateway;  // of the same family
   std::optional<base::IpAddress> preferred_source;
   bool onlink = false;
-  uint32_t mtu = 0;        // RTAX_MTU; 0: the device's
-  uint32_t advmss = 0;     // RTAX_ADVMSS; 0: the kernel's own
+  uint32_t mtu = 0;     // RTAX_MTU; 0: the device's
+  uint32_t advmss = 0;  // RTAX_ADVMSS; 0: the kernel's own
+  std::optional<Encapsulation> encapsulation;
   bool multipath = false;  // shown only; never ours
   std::string ToString() const;
   friend bool operator==(const Route&, const Route&) = default;
@@ -132,6 +148,10 @@ struct LinkSpec {
 Request MakeVethRequest(const LinkSpec& local, const LinkSpec& peer);
 // kind: "dummy", "bridge", "ifb"...
 Request MakeLinkRequest(const LinkSpec& link, const std::string& kind);
+
+// A VXLAN device without link layer (VXLAN-GPE, IP inside) whose remote ends
+// are said by the routes that lead to it. port: UDP, at both ends.
+Request MakeVxlanRequest(const LinkSpec& link, uint16_t port);
 
 // What is to change of a link; unset fields stay.
 struct LinkChange {

@@ -66,7 +66,7 @@ Route Normalized(Route route) {
     route.scope = RT_SCOPE_UNIVERSE;
   }
   // The kernel finds the interface by the gateway.
-  if (route.table == kPlainTable) route.interface_index = 0;
+  if (route.table == kPlainTable && route.gateway) route.interface_index = 0;
   return route;
 }
 
@@ -76,7 +76,8 @@ netlink::Address Normalized(const netlink::Address& address) {
           .prefix_length = address.prefix_length};
 }
 
-RouteMap DesiredRoutes(const DesiredNetwork& desired, int32_t tunnel_index) {
+RouteMap DesiredRoutes(const DesiredNetwork& desired, int32_t tunnel_index,
+                       int32_t vxlan_index) {
   RouteMap routes;
   for (const base::IpPrefix& cidr : desired.own_pod_cidrs) {
     AddNowhere(cidr, RTN_BLACKHOLE, RT_TABLE_MAIN, DefaultMetric(cidr.family()),
@@ -120,11 +121,21 @@ RouteMap DesiredRoutes(const DesiredNetwork& desired, int32_t tunnel_index) {
     routes.emplace(KeyOf(route), route);
   }
   for (const PlainRoute& plain : desired.plain_routes) {
-    const Route route{.destination = plain.destination,
-                      .table = kPlainTable,
-                      .protocol = kRouteProtocol,
-                      .metric = DefaultMetric(plain.destination.family()),
-                      .gateway = plain.gateway};
+    const base::Family family = plain.destination.family();
+    Route route{.destination = plain.destination,
+                .table = kPlainTable,
+                .protocol = kRouteProtocol,
+                .metric = DefaultMetric(family)};
+    if (!desired.vxlan) {
+      route.gateway = plain.gateway;
+    } else if (vxlan_index != 0) {
+      route.interface_index = vxlan_index;
+      route.encapsulation = {desired.vxlan->id, plain.gateway};
+      if (family == base::Family::kIpv4) route.scope = RT_SCOPE_LINK;
+    } else {
+      // Without its device: the peer's pod CIDR, by ESP, which its end takes.
+      continue;
+    }
     routes.emplace(KeyOf(route), route);
   }
   return routes;

@@ -32,8 +32,9 @@ RouteKey KeyOf(const netlink::Route& route);
 // against what carries it.
 bool LeadsNowhere(const netlink::Route& route);
 
-// `tunnel_index` 0: the interface is not there, and what needs it is left out.
-RouteMap DesiredRoutes(const DesiredNetwork& desired, int32_t tunnel_index);
+// An index of 0: the interface is not there, and what needs it is left out.
+RouteMap DesiredRoutes(const DesiredNetwork& desired, int32_t tunnel_index,
+                       int32_t vxlan_index = 0);
 RuleMap DesiredRules(const DesiredNetwork& desired);
 AddressMap DesiredAddresses(const DesiredNetwork& desired,
                             int32_t tunnel_index);

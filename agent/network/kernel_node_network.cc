@@ -86,6 +86,7 @@ KernelNodeNetwork::KernelNodeNetwork(
       nftables_(std::move(nftables)),
       options_(options),
       client_(channel_.get()),
+      vxlan_(&client_, sysctl_.get()),
       barriers_(options.first_retry, options.longest_retry),
       routes_(options.first_retry, options.longest_retry),
       rules_(options.first_retry, options.longest_retry),
@@ -184,11 +185,26 @@ absl::Status KernelNodeNetwork::Read() {
   return absl::OkStatus();
 }
 
+void KernelNodeNetwork::ApplyVxlan() {
+  if (!desired_->vxlan && vxlan_index_ == 0) return;
+  const absl::StatusOr<int32_t> index = vxlan_.Ensure(desired_->vxlan);
+  absl::Status& before = failed_["the VXLAN device"];
+  if (!index.ok() && index.status() != before) {
+    base::Log(base::LogLevel::kWarning, "the plaintext path is not there",
+              {{"error", index.status()}});
+  }
+  before = index.status();
+  vxlan_index_.reset();
+  if (index.ok()) vxlan_index_ = *index;
+}
+
 void KernelNodeNetwork::Apply() {
+  ApplyVxlan();
   ApplySettings();
   addresses_.SetDesired(DesiredAddresses(*desired_, address_index_));
   RouteMap barriers, routes;
-  for (const auto& [key, route] : DesiredRoutes(*desired_, tunnel_index_)) {
+  for (const auto& [key, route] :
+       DesiredRoutes(*desired_, tunnel_index_, vxlan_index_.value_or(0))) {
     (LeadsNowhere(route) ? barriers : routes)[key] = route;
   }
   barriers_.SetDesired(barriers);
@@ -284,7 +300,7 @@ void KernelNodeNetwork::ApplySettings() {
                            "/rp_filter"),
               "2");
   }
-  if (v4 && !desired_->plain_routes.empty()) {
+  if (v4 && !desired_->plain_routes.empty() && !desired_->vxlan) {
     failed_["loose reverse-path filter of uplinks"] = LoosenUplinks();
   }
 }
@@ -384,7 +400,8 @@ void KernelNodeNetwork::HandleNotification(const netlink::Reply& reply) {
       const auto link = netlink::DecodeLink(reply.payload);
       ours =
           link.ok() && (link->name == desired_->tunnel_interface ||
-                        (tunnel_index_ != 0 && link->index == tunnel_index_));
+                        (tunnel_index_ != 0 && link->index == tunnel_index_) ||
+                        (desired_->vxlan && link->name == kVxlanDevice));
       break;
     }
     case RTM_NEWADDR:

@@ -18,6 +18,7 @@
 #include "agent/network/desired_items.h"
 #include "agent/network/node_network.h"
 #include "agent/network/sysctl.h"
+#include "agent/network/vxlan_device.h"
 
 namespace espalier::network {
 
@@ -71,6 +72,7 @@ class KernelNodeNetwork : public NodeNetwork {
   absl::Status Read();
   void Apply();
   void ApplySettings();
+  void ApplyVxlan();
   absl::Status LoosenUplinks();
   void SetSysctl(const std::string& name, const std::string& value);
   absl::Status EnableIpv6Forwarding();
@@ -89,8 +91,12 @@ class KernelNodeNetwork : public NodeNetwork {
   std::unique_ptr<Nftables> nftables_;
   Options options_;
   netlink::RouteClient client_;
+  VxlanDevice vxlan_;
   std::optional<DesiredNetwork> desired_;
   int32_t tunnel_index_ = 0;
+  // Of the plaintext path's device; 0: not there. Unset: an earlier agent may
+  // have left one.
+  std::optional<int32_t> vxlan_index_;
   // Of the interface that has the tunnel's addresses.
   int32_t address_index_ = 0;
   // Routes that lead nowhere, and those that lead somewhere.

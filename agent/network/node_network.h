@@ -30,11 +30,20 @@ struct TunnelRoute {
 };
 
 // A peer's block in which plaintext is allowed: what comes from `disabled` pods
-// goes there by the peer's own address, without a tunnel.
+// goes there by the peer's own address, without a tunnel of ESP.
 struct PlainRoute {
   base::IpPrefix destination;
-  base::IpAddress gateway;  // of the same family, on link
+  // Without a VXLAN: of the same family, on link. With it: its far end.
+  base::IpAddress gateway;
   friend auto operator<=>(const PlainRoute&, const PlainRoute&) = default;
+};
+
+// The plaintext path of networks that know no pods' addresses.
+struct Vxlan {
+  uint32_t id = 0;
+  uint16_t port = 0;  // UDP
+  uint32_t mtu = 0;   // of inner packets, octets
+  friend bool operator==(const Vxlan&, const Vxlan&) = default;
 };
 
 // What the node's network is to look like (DESIGN 5).
@@ -49,6 +58,8 @@ struct DesiredNetwork {
   std::vector<base::IpAddress> tunnel_addresses;
   std::vector<TunnelRoute> routes;
   std::vector<PlainRoute> plain_routes;
+  // Set: `plain_routes` lead into it, and its device is there.
+  std::optional<Vxlan> vxlan;
   // Blackholes: an address of ours that no pod has leads nowhere.
   std::vector<base::IpPrefix> own_pod_cidrs;
   // Unreachable where nothing more specific is known.

@@ -38,6 +38,11 @@ inline constexpr uint32_t kNodeSourceRulePriority = 4504;
 // Loses against every route that somebody meant.
 inline constexpr uint32_t kLastResortMetric = 0x7fffffff;
 
+// The device of the plaintext path by VXLAN. The alias says whose it is, and
+// what it was made for.
+inline constexpr char kVxlanDevice[] = "espalier-vxlan";
+inline constexpr char kVxlanAlias[] = "espalier plaintext path, UDP port ";
+
 // The nftables table of masquerading (family inet).
 inline constexpr char kNatTable[] = "espalier_nat";
 

@@ -147,6 +147,11 @@ static __always_inline int uplink_out(struct __sk_buff* skb, int link) {
   if (is_drop(verdict) && parse_extensions(skb, &p) == PARSE_OK) {
     parse_ports(skb, &p);
   }
+  /* What is around it comes by once more, from node to node. */
+  if (config->vxlan_ifindex != 0 && skb->ifindex == config->vxlan_ifindex &&
+      !is_drop(verdict)) {
+    set_mark(skb, config, ESPALIER_MARK_BYPASS);
+  }
   return finish(skb, &p, origin.slot, verdict, ESPALIER_HOOK_UPLINK_OUT);
 }
 

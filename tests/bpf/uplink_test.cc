@@ -333,6 +333,34 @@ TEST_F(UplinkTest, DevicesWithoutALinkHeader) {
       "leak_from_pod", required_.slot);
 }
 
+// The device itself is a wire like others; what leaves it has been judged, and
+// its outer packets, which keep the mark, are the node's.
+TEST_F(UplinkTest, WhatLeavesByTheVxlanIsJudgedThereOnce) {
+  // A device that is there; which one says the map.
+  const uint32_t vxlan = open_.ifindex;
+  places_.vxlan_ifindex = vxlan;
+  Apply();
+  for (const int family : {4, 6}) {
+    const auto out = [&](const ScenePod& pod, const char* to,
+                         uint32_t ifindex) {
+      const Mark mark =
+          &pod == &disabled_ ? Mark::kFromDisabled : Mark::kFromRequired;
+      return Run(guard::BpfProgram::kUplinkOut,
+                 UdpFrame(pod.address(family), At(to, family), kRouter),
+                 {.input = pod.ifindex, .mark = mark, .ifindex = ifindex});
+    };
+    const Outcome judged = out(disabled_, "plaintext_pod", vxlan);
+    EXPECT_TRUE(Is(judged, false, "plaintext_out", Mark::kBypass));
+    EXPECT_DROPPED(out(disabled_, "peer_pod", vxlan), "leak_to_pod",
+                   disabled_.slot);
+    EXPECT_DROPPED(out(required_, "plaintext_pod", vxlan), "leak_from_pod",
+                   required_.slot);
+    // The control: another device gives no mark.
+    EXPECT_TRUE(Is(out(disabled_, "plaintext_pod", preferred_.ifindex), false,
+                   "plaintext_out", Mark::kFromDisabled));
+  }
+}
+
 TEST_F(UplinkTest, DropsAreTold) {
   Leaves(required_, "peer_pod", 6, Mark::kFromRequired);
   Leaves(required_, "outside", 6, Mark::kFromRequired);

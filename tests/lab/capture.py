@@ -25,11 +25,11 @@ ETHERTYPES = {0x0800: 4, 0x86DD: 6}
 IPV6_EXTENSIONS = {0, 43, 60}
 FRAGMENT_HEADER = 44
 UDP, ESP, AH, ICMPV6 = 17, 50, 51, 58
-IKE_PORT, NAT_PORT = 500, 4500
+IKE_PORT, NAT_PORT, VXLAN_PORT = 500, 4500, 4790
 
 
 class Packet(NamedTuple):
-    kind: str  # esp, esp-udp, ah, ike, keepalive, plaintext, control, other
+    kind: str  # esp, esp-udp, ah, ike, keepalive, vxlan, plaintext, control, other
     source: str
     destination: str
     spi: int = 0
@@ -109,6 +109,8 @@ def _udp_kind(payload: bytes) -> tuple[str, int]:
     data = payload[8:]
     if IKE_PORT in ports:
         return "ike", 0
+    if ports[1] == VXLAN_PORT:
+        return "vxlan", 0
     if NAT_PORT in ports:
         if data == b"\xff":
             return "keepalive", 0

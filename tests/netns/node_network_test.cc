@@ -23,6 +23,7 @@ using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+using ::testing::SizeIs;
 
 base::IpAddress Ip(const std::string& text) {
   return *base::IpAddress::Parse(text);
@@ -466,6 +467,62 @@ TEST_F(NodeNetworkTest, PlaintextPathsNeedLooseUplinks) {
   network_->SetDesired(desired);
   EXPECT_EQ(*sysctl.Read("net/ipv4/conf/up0/rp_filter"), "2");
   EXPECT_EQ(*sysctl.Read("net/ipv4/conf/up1/rp_filter"), "0");
+}
+
+TEST_F(NodeNetworkTest, PlainRoutesLeadIntoTheVxlan) {
+  DesiredNetwork desired = Desired();
+  desired.plain_routes = {{Net("10.244.2.240/28"), Ip("192.0.2.2")},
+                          {Net("fd00:244:2::f0/124"), Ip("192.0.2.2")}};
+  desired.vxlan = {.id = 69, .port = 4790, .mtu = 1444};
+  network_->SetDesired(desired);
+  EXPECT_THAT(network_->Problems(), IsEmpty());
+  const absl::StatusOr<netlink::Link> link = client_->GetLink(kVxlanDevice);
+  ASSERT_TRUE(link.ok()) << link.status();
+  EXPECT_EQ(link->kind, "vxlan");
+  EXPECT_TRUE(link->up());
+  EXPECT_EQ(link->mtu, 1444u);
+  const auto plain = client_->ListRoutes({.table = kPlainTable});
+  ASSERT_TRUE(plain.ok());
+  ASSERT_THAT(*plain, SizeIs(2));
+  for (const netlink::Route& route : *plain) {
+    EXPECT_EQ(route.interface_index, link->index);
+    EXPECT_EQ(route.encapsulation,
+              (netlink::Encapsulation{69, Ip("192.0.2.2")}));
+  }
+  // As it should be, nothing is done.
+  Settle();
+  EXPECT_EQ(client_->GetLink(kVxlanDevice)->index, link->index);
+
+  // Deleted by somebody: it and its routes are made good.
+  ASSERT_TRUE(client_->DeleteLink(kVxlanDevice).ok());
+  Settle();
+  EXPECT_THAT(*client_->ListRoutes({.table = kPlainTable}), SizeIs(2));
+  // Another port is another device.
+  const int32_t index = client_->GetLink(kVxlanDevice)->index;
+  desired.vxlan->port = 4791;
+  network_->SetDesired(desired);
+  EXPECT_NE(client_->GetLink(kVxlanDevice)->index, index);
+  EXPECT_THAT(*client_->ListRoutes({.table = kPlainTable}), SizeIs(2));
+  desired.vxlan.reset();
+  desired.plain_routes.clear();
+  network_->SetDesired(desired);
+  EXPECT_TRUE(absl::IsNotFound(client_->GetLink(kVxlanDevice).status()));
+  EXPECT_THAT(network_->Problems(), IsEmpty());
+}
+
+TEST_F(NodeNetworkTest, SomebodyElsesDeviceOfThatNameStays) {
+  ASSERT_TRUE(client_->AddLink({.name = kVxlanDevice}, "bridge").ok());
+  DesiredNetwork desired = Desired();
+  desired.plain_routes = {{Net("10.244.2.240/28"), Ip("192.0.2.2")}};
+  desired.vxlan = {.id = 69, .port = 4790, .mtu = 1444};
+  network_->SetDesired(desired);
+  EXPECT_THAT(network_->Problems(),
+              Contains(Field(&NetworkProblem::item, "the VXLAN device")));
+  EXPECT_EQ(client_->GetLink(kVxlanDevice)->kind, "bridge");
+  EXPECT_THAT(*client_->ListRoutes({.table = kPlainTable}), IsEmpty());
+  desired.vxlan.reset();
+  network_->SetDesired(desired);
+  EXPECT_EQ(client_->GetLink(kVxlanDevice)->kind, "bridge");
 }
 
 TEST_F(NodeNetworkTest, AnInterfaceThatComesLaterIsUsed) {

@@ -133,6 +133,13 @@ struct Lifetimes {
 enum class PlaintextPath : uint8_t {
   kNone,    // there is none: nothing can be `disabled`
   kDirect,  // by the peer's own address, on the same link
+  kVxlan,   // in a VXLAN between the nodes' addresses
+};
+// Of the path kVxlan; every node's are the same.
+struct VxlanSettings {
+  uint32_t id = 69;
+  uint16_t port = 4790;  // VXLAN-GPE, as IANA has it
+  friend bool operator==(const VxlanSettings&, const VxlanSettings&) = default;
 };
 
 enum class GuardBpf : uint8_t {
@@ -175,6 +182,7 @@ struct Config {
   // What else is inside: the nodes' networks, besides their own addresses.
   std::vector<base::IpPrefix> node_cidrs;
   PlaintextPath plaintext_path = PlaintextPath::kNone;
+  VxlanSettings vxlan;
   base::PodModes modes;
   GuardSettings guard;
   std::optional<PrivateKeySource> private_key;

@@ -15,6 +15,8 @@ std::vector<std::string> ConfigFields() {
       "cluster.podCIDRs",
       "cluster.nodeCIDRs",
       "cluster.plaintextPath",
+      "cluster.vxlanId",
+      "cluster.vxlanPort",
       "kubernetes.kubeconfig",
       "modes.default",
       "modes.namespaces.NAMESPACE.encryption",

@@ -29,6 +29,7 @@ constexpr uint64_t kMaxCpuSas = 256;
 // DESIGN 3: hard limits lie at least this long after soft ones, so that an
 // agent's upgrade never meets one.
 constexpr absl::Duration kHardAfterSoft = absl::Minutes(15);
+constexpr uint64_t kMaxVxlanId = (1 << 24) - 1;  // RFC 7348 5
 constexpr absl::Duration kLongest = absl::Hours(24 * 365);
 
 bool IsDnsName(const std::string& text) {
@@ -526,9 +527,17 @@ void ReadCluster(const YamlNode& node, ErrorList* errors, Config* out) {
   cluster.Missing("podCIDRs", "the prefixes of all pods of the mesh");
   ReadCidrs(cluster, "podCIDRs", &out->cluster_pod_cidrs);
   ReadCidrs(cluster, "nodeCIDRs", &out->node_cidrs);
-  if (cluster.OneOf("plaintextPath", {"none", "direct"}, &word)) {
-    out->plaintext_path =
-        word == "none" ? PlaintextPath::kNone : PlaintextPath::kDirect;
+  if (cluster.OneOf("plaintextPath", {"none", "direct", "vxlan"}, &word)) {
+    out->plaintext_path = word == "none"     ? PlaintextPath::kNone
+                          : word == "direct" ? PlaintextPath::kDirect
+                                             : PlaintextPath::kVxlan;
+  }
+  uint64_t number = 0;
+  if (cluster.Number("vxlanId", 1, kMaxVxlanId, &number)) {
+    out->vxlan.id = static_cast<uint32_t>(number);
+  }
+  if (cluster.Number("vxlanPort", 1, 65535, &number)) {
+    out->vxlan.port = static_cast<uint16_t>(number);
   }
 }
 
