@@ -414,6 +414,9 @@ void Mesh::ApplyNetwork() {
     desired.vxlan = {.id = cluster_.vxlan.id,
                      .port = cluster_.vxlan.port,
                      .mtu = cluster_.node.uplink_mtu - kVxlanOverhead};
+    for (const base::IpAddress& address : desired.tunnel_addresses) {
+      if (address.is_v4()) desired.vxlan->address = address;
+    }
     // What is around plaintext by design is no node's traffic to protect.
     desired.node_exceptions.push_back({IPPROTO_UDP, cluster_.vxlan.port});
   }

@@ -43,6 +43,9 @@ struct Vxlan {
   uint32_t id = 0;
   uint16_t port = 0;  // UDP
   uint32_t mtu = 0;   // of inner packets, octets
+  // IPv4, of the node in its own pod CIDR: on a device without an address even
+  // loose reverse-path filtering drops all.
+  std::optional<base::IpAddress> address;
   friend bool operator==(const Vxlan&, const Vxlan&) = default;
 };
 

@@ -1,6 +1,7 @@
 #include "agent/network/vxlan_device.h"
 
 #include <string>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -44,6 +45,7 @@ absl::StatusOr<int32_t> VxlanDevice::Ensure(
   // the tunnel's.
   ESPALIER_RETURN_IF_ERROR(sysctl_->Ensure(
       absl::StrCat("net/ipv4/conf/", kVxlanDevice, "/rp_filter"), "2"));
+  ESPALIER_RETURN_IF_ERROR(SetAddress(link->index, *desired));
   if (link->up() && link->mtu == desired->mtu) return link->index;
   netlink::LinkChange change;
   change.alias = alias;
@@ -52,6 +54,20 @@ absl::StatusOr<int32_t> VxlanDevice::Ensure(
   change.up = true;
   ESPALIER_RETURN_IF_ERROR(client_->ChangeLink(link->index, change));
   return link->index;
+}
+
+absl::Status VxlanDevice::SetAddress(int32_t index, const Vxlan& desired) {
+  if (!desired.address) return absl::OkStatus();
+  const netlink::Address wanted{
+      .interface_index = index,
+      .address = *desired.address,
+      .prefix_length = static_cast<uint8_t>(desired.address->bits())};
+  ESPALIER_ASSIGN_OR_RETURN(const std::vector<netlink::Address> addresses,
+                            client_->ListAddresses(index));
+  for (const netlink::Address& address : addresses) {
+    if (address.address == wanted.address) return absl::OkStatus();
+  }
+  return client_->Apply(netlink::Verb::kReplace, wanted);
 }
 
 absl::StatusOr<netlink::Link> VxlanDevice::Make(const Vxlan& desired) {

@@ -24,6 +24,7 @@ class VxlanDevice {
 
  private:
   absl::StatusOr<netlink::Link> Make(const Vxlan& desired);
+  absl::Status SetAddress(int32_t index, const Vxlan& desired);
 
   netlink::RouteClient* const client_;
   Sysctl* const sysctl_;

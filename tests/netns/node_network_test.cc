@@ -473,7 +473,8 @@ TEST_F(NodeNetworkTest, PlainRoutesLeadIntoTheVxlan) {
   DesiredNetwork desired = Desired();
   desired.plain_routes = {{Net("10.244.2.240/28"), Ip("192.0.2.2")},
                           {Net("fd00:244:2::f0/124"), Ip("192.0.2.2")}};
-  desired.vxlan = {.id = 69, .port = 4790, .mtu = 1444};
+  desired.vxlan = {
+      .id = 69, .port = 4790, .mtu = 1444, .address = Ip("10.244.1.1")};
   network_->SetDesired(desired);
   EXPECT_THAT(network_->Problems(), IsEmpty());
   const absl::StatusOr<netlink::Link> link = client_->GetLink(kVxlanDevice);
@@ -481,6 +482,8 @@ TEST_F(NodeNetworkTest, PlainRoutesLeadIntoTheVxlan) {
   EXPECT_EQ(link->kind, "vxlan");
   EXPECT_TRUE(link->up());
   EXPECT_EQ(link->mtu, 1444u);
+  EXPECT_THAT(*client_->ListAddresses(link->index),
+              Contains(Field(&netlink::Address::address, Ip("10.244.1.1"))));
   const auto plain = client_->ListRoutes({.table = kPlainTable});
   ASSERT_TRUE(plain.ok());
   ASSERT_THAT(*plain, SizeIs(2));

@@ -410,14 +410,14 @@ TEST_F(PodNetworkTest, PacketsPassBothWays) {
       std::system("ip link set lo up && ip addr add 10.1.0.1/32 dev lo && "
                   "ip addr add fd00::1/128 dev lo"),
       0);
-  for (const char* command : {"ping -c1 -W2 10.1.0.2 >/dev/null",
-                              "ping -6 -c1 -W2 fd00::2 >/dev/null"}) {
+  for (const char* command : {"ping -c1 -W10 10.1.0.2 >/dev/null",
+                              "ping -6 -c1 -W10 fd00::2 >/dev/null"}) {
     EXPECT_EQ(std::system(command), 0) << command;
   }
   EXPECT_TRUE(netlink::RunInNetworkNamespace(pod_namespace_.fd(), [] {
                 return std::system(
-                           "ping -c1 -W2 10.1.0.1 >/dev/null && "
-                           "ping -6 -c1 -W2 fd00::1 >/dev/null") == 0
+                           "ping -c1 -W10 10.1.0.1 >/dev/null && "
+                           "ping -6 -c1 -W10 fd00::1 >/dev/null") == 0
                            ? absl::OkStatus()
                            : absl::InternalError("no answer");
               }).ok());

@@ -14,7 +14,7 @@ from lab.session import wait_until
 DEVICE = "espalier-vxlan"
 VXLAN_ID = 69
 MODES = {"default": "required", "namespaces": {"legacy": {"encryption": "disabled"}}}
-GUARDS = {"both-guards": {}, "bpf-alone": {"nftables": False}, "nftables-alone": {"bpf": "off"}}
+GUARDS = {"both-guards": {}, "bpf-alone": {"nftables": "off"}, "nftables-alone": {"bpf": "off"}}
 
 
 def blocks(node) -> list[str]:
@@ -148,6 +148,7 @@ def test_its_device_is_made_good_and_foreign_ones_stay(mesh):
     config = mesh.nodes[0].config_path
     text = json.loads(config.read_text())
     text["cluster"]["plaintextPath"] = "none"
+    text["modes"] = {"default": "required"}
     config.write_text(json.dumps(text))
     wait_until(lambda: node.run(["ip", "link", "show", DEVICE], check=False).returncode != 0,
                10, "its device is gone")

@@ -242,7 +242,7 @@ TEST(DataPath, SoftBytesWarnOnceAndPacketsGoOn) {
 TEST(DataPath, InboundLimitsStopWhatComesIn) {
   base::SaLimits packets, bytes;
   packets.hard_packets = 3;
-  bytes.hard_bytes = 400;
+  bytes.hard_bytes = 300;  // 128 octets each
   for (const base::SaLimits& limits : {packets, bytes}) {
     End one(1), two(2);
     auto out = one.sas.Install(MakeSa(Direction::kOutbound, 0x1000, kGcm),

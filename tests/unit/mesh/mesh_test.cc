@@ -402,6 +402,39 @@ TEST_F(MeshTest, AChangedPeerIsConfiguredAnewUnderItsOwnNumber) {
               ElementsAre(Net("10.244.33.0/24"), Net("192.0.2.3/32")));
 }
 
+TEST_F(MeshTest, PlaintextBlocksAreReachedByThePathThatIsSet) {
+  PeerSpec peer = MakePeer("node-c", 3);
+  peer.plaintext_blocks = {Net("10.244.3.240/28"), Net("fd00:244:3::f0/124")};
+  Cluster cluster = MakeCluster({peer});
+  mesh_->SetCluster(cluster);
+  Connect();
+  EXPECT_THAT(network_.desired.plain_routes, IsEmpty());
+
+  // On the link: by an address of the same family, and node-c has IPv4 only.
+  cluster.plaintext_path = PlaintextPath::kDirect;
+  mesh_->SetCluster(cluster);
+  EXPECT_THAT(network_.desired.plain_routes,
+              ElementsAre(network::PlainRoute{Net("10.244.3.240/28"),
+                                              Ip("192.0.2.3")}));
+  EXPECT_FALSE(network_.desired.vxlan.has_value());
+
+  // In the VXLAN both families go to whatever address there is.
+  cluster.plaintext_path = PlaintextPath::kVxlan;
+  mesh_->SetCluster(cluster);
+  EXPECT_THAT(
+      network_.desired.plain_routes,
+      ElementsAre(
+          network::PlainRoute{Net("10.244.3.240/28"), Ip("192.0.2.3")},
+          network::PlainRoute{Net("fd00:244:3::f0/124"), Ip("192.0.2.3")}));
+  EXPECT_EQ(network_.desired.vxlan,
+            (network::Vxlan{.id = 69,
+                            .port = 4790,
+                            .mtu = 1500 - 56,
+                            .address = Ip("10.244.1.1")}));
+  EXPECT_THAT(network_.desired.node_exceptions,
+              Contains(network::DesiredNetwork::Port{17, 4790}));
+}
+
 TEST_F(MeshTest, APeerThatCannotBeConfiguredDoesNotHinderTheOthers) {
   PeerSpec other_family = MakePeer("node-d", 4);
   other_family.addresses = {};

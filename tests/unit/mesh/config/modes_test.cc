@@ -56,6 +56,18 @@ TEST(ParseModes, DefaultsAreTheDesigns) {
   EXPECT_EQ(config->plaintext_path, PlaintextPath::kNone);
 }
 
+TEST(ParseModes, TheVxlanIsTheSettingsOfOnePath) {
+  absl::StatusOr<Config> config =
+      Parse(", plaintextPath: vxlan, vxlanId: 16777215, vxlanPort: 4789", "");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->plaintext_path, PlaintextPath::kVxlan);
+  EXPECT_EQ(config->vxlan, (VxlanSettings{.id = 0xffffff, .port = 4789}));
+  for (const char* wrong : {", vxlanId: 0", ", vxlanId: 16777216",
+                            ", vxlanPort: 65536", ", plaintextPath: ipip"}) {
+    EXPECT_FALSE(Parse(wrong, "").ok()) << wrong;
+  }
+}
+
 // A file that is refused would leave the weaker value running.
 TEST(ParseModes, AnUnknownWordIsTheStrongestAndIsTold) {
   absl::StatusOr<Config> config = Parse(
