@@ -15,6 +15,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 
 from console import DevError, colour, duration, run, say
+import ahead
 import build
 import golang
 import image
@@ -151,8 +152,18 @@ def kube(totals: Totals) -> None:
     run_label("kube", totals)
 
 
-def run_sanitizer(preset: str, choice: list[str], wanted, totals: Totals) -> None:
-    """Builds and runs the C++ tests that wanted(name, test) selects."""
+# Of each preset: ctest's options that select the tests, and the same as a
+# function of a test.
+SANITIZERS = {
+    "asan-ubsan": (["-L", "^(" + "|".join(ASAN_LABELS) + ")$"],
+                   lambda _, test: test.labels & set(ASAN_LABELS)),
+    "tsan": (["-R", TSAN_TESTS], lambda name, _: re.match(TSAN_TESTS, name)),
+}
+
+
+def build_sanitizer(preset: str) -> list[str]:
+    """Builds the C++ tests that are for it; returns the other tests' names."""
+    _, wanted = SANITIZERS[preset]
     build.configure(preset)
     tests = list_tests(preset)
     python = sorted(name for name, test in tests.items()
@@ -162,18 +173,14 @@ def run_sanitizer(preset: str, choice: list[str], wanted, totals: Totals) -> Non
     if not targets:
         raise DevError(f"{preset}: no test to build")
     build.build(preset, targets)
+    return python
+
+
+def run_sanitizer(preset: str, totals: Totals) -> None:
+    python = build_sanitizer(preset)
+    choice, _ = SANITIZERS[preset]
     exclude = "^(" + "|".join(map(re.escape, python)) + ")$"
     run_ctest(preset, preset, [*choice, "-E", exclude], True, totals)
-
-
-def asan(totals: Totals) -> None:
-    run_sanitizer("asan-ubsan", ["-L", "^(" + "|".join(ASAN_LABELS) + ")$"],
-                  lambda _, test: test.labels & set(ASAN_LABELS), totals)
-
-
-def tsan(totals: Totals) -> None:
-    run_sanitizer("tsan", ["-R", TSAN_TESTS],
-                  lambda name, _: re.match(TSAN_TESTS, name), totals)
 
 
 def stages(totals: Totals) -> dict:
@@ -187,8 +194,8 @@ def stages(totals: Totals) -> dict:
         table[label] = lambda label=label: run_label(label, totals)
     table["kube"] = lambda: kube(totals)
     table["tidy"] = lambda: style.tidy([])
-    table["asan-ubsan"] = lambda: asan(totals)
-    table["tsan"] = lambda: tsan(totals)
+    for preset in SANITIZERS:
+        table[preset] = lambda preset=preset: run_sanitizer(preset, totals)
     return table
 
 
@@ -251,8 +258,20 @@ def main(wanted: list[str], quick: bool) -> int:
     if GO_LABELS & set(chosen):
         golang.ensure()
     outcomes: list[Outcome] = []
-    for position, name in enumerate(chosen):
-        outcomes.append(run_stage(name, table[name]))
-        if name == "build" and outcomes[-1].error:
-            return closing(outcomes, totals, chosen[position + 1:])
+    early = None
+    try:
+        for position, name in enumerate(chosen):
+            if early is not None and name in {"tidy", *SANITIZERS}:
+                early.end()
+            outcomes.append(run_stage(name, table[name]))
+            if name != "build":
+                continue
+            if outcomes[-1].error:
+                return closing(outcomes, totals, chosen[position + 1:])
+            # A single stage is for somebody who waits for it.
+            if len(chosen) > len(LABELS):
+                early = ahead.Ahead([s for s in ahead.STEPS if s in chosen])
+    finally:
+        if early is not None:
+            early.end()
     return closing(outcomes, totals, [])

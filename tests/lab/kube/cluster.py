@@ -25,6 +25,7 @@ RUNTIMES = ("debian", "2.4")
 ETCD = "http://127.0.0.1:2379"
 HELM = "helm.sh/helm/v4/cmd/helm"
 CONTAINERD = "github.com/containerd/containerd/v2/cmd"
+CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
 
 
 def say_nothing(step: str, seconds: float) -> None:
@@ -79,7 +80,7 @@ class Cluster:
         if runtime != "debian":
             folder = self.lab.folder / "runtime"
             folder.mkdir()
-            for name in ("containerd", "containerd-shim-runc-v2", "ctr"):
+            for name in CONTAINERD_PROGRAMS:
                 (folder / name).symlink_to(go_program(f"{CONTAINERD}/{name}", "containerd"))
         for program in (folder / "containerd", pathlib.Path("/usr/sbin/runc"),
                         pathlib.Path("/usr/sbin/nft"), pathlib.Path("/usr/sbin/iptables")):
