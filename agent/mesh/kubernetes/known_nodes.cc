@@ -1,6 +1,7 @@
 #include "agent/mesh/kubernetes/known_nodes.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,14 @@ bool IsStale(const kube::EspalierNode& node, const kube::EspalierNode& held) {
   return node.meta.uid == held.meta.uid &&
          (node.meta.generation < held.meta.generation ||
           Precedes(node.meta.resource_version, held.meta.resource_version));
+}
+
+// `cidrs` do not overlap: the controller saw to it. So only neighbours can.
+bool OverlapsAny(const std::set<base::IpPrefix>& cidrs,
+                 const base::IpPrefix& cidr) {
+  const auto next = cidrs.lower_bound(cidr);
+  return (next != cidrs.end() && next->Overlaps(cidr)) ||
+         (next != cidrs.begin() && std::prev(next)->Overlaps(cidr));
 }
 
 bool Claims(const kube::EspalierNode& node, const kube::EspalierNode& holder) {
@@ -58,8 +67,19 @@ void KnownNodes::HandleRelist(base::Instant now, const std::vector<Node>& nodes,
   Judge(now);
 }
 
+std::set<base::IpPrefix> KnownNodes::ToldCidrs() const {
+  std::set<base::IpPrefix> cidrs;
+  for (const auto& [name, node] : told_) {
+    if (!node->status) continue;
+    cidrs.insert(node->status->pod_cidrs.begin(),
+                 node->status->pod_cidrs.end());
+  }
+  return cidrs;
+}
+
 void KnownNodes::Judge(base::Instant now) {
   older_ = IsOlder(told_version_);
+  const std::set<base::IpPrefix> cidrs = ToldCidrs();
   size_t known = 0;
   size_t missing = 0;
   for (const auto& [name, held] : held_) {
@@ -69,8 +89,18 @@ void KnownNodes::Judge(base::Instant now) {
       older_ = true;
     }
     if (held.remove_at) continue;
+    if (told == told_.end()) {
+      // What it had is another's: that is said of it, and no lack of words.
+      if (held.node->status &&
+          std::ranges::any_of(held.node->status->pod_cidrs,
+                              [&](const base::IpPrefix& cidr) {
+                                return OverlapsAny(cidrs, cidr);
+                              })) {
+        continue;
+      }
+      ++missing;
+    }
     ++known;
-    if (told == told_.end()) ++missing;
   }
   if (older_) {
     alarm_ = absl::StrCat(

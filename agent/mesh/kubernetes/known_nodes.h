@@ -14,6 +14,7 @@
 
 #include "absl/time/time.h"
 #include "agent/base/clock.h"
+#include "agent/base/ip_address.h"
 #include "agent/kube/objects.h"
 
 namespace espalier::mesh {
@@ -28,9 +29,10 @@ class KnownNodes {
   // What an earlier agent knew. Before anything else.
   void Restore(std::vector<Node> nodes);
 
-  // A complete list. One that loses more than a quarter of what is held, or is
-  // of an older state than one seen, changes nothing and raises the alarm,
-  // until the server says something better.
+  // A complete list. One that loses more than a quarter of what is held (who
+  // is replaced in its pod CIDRs is not lost), or is of an older state than one
+  // seen, changes nothing and raises the alarm, until the server says something
+  // better.
   void HandleRelist(base::Instant now, const std::vector<Node>& nodes,
                     const std::string& resource_version);
   // New or changed. Its claim to pod CIDRs ends whoever held them and is about
@@ -59,6 +61,7 @@ class KnownNodes {
   };
 
   void Judge(base::Instant now);
+  std::set<base::IpPrefix> ToldCidrs() const;
   void Take(base::Instant now, const Node& node);
   void EndClaimed(const kube::EspalierNode& node);
   bool IsOlder(const std::string& resource_version) const;

@@ -109,6 +109,34 @@ TEST_F(KnownNodesTest, AClaimInARelistRemovesWhomItLacksAtOnce) {
   EXPECT_THAT(Names(), ElementsAre("n1", "n2", "n3", "n9"));
 }
 
+// An agent that was away while a node of three was replaced.
+TEST_F(KnownNodesTest, WhoIsReplacedInItsCidrIsNotLost) {
+  std::vector<KnownNodes::Node> kept;
+  for (int i = 1; i <= 3; ++i) kept.push_back(Share(MakeNode(i)));
+  known_.Restore(kept);
+  kube::EspalierNode heir = MakeNode(9, 12);
+  heir.status->pod_cidrs = MakeNode(3).status->pod_cidrs;
+  known_.HandleRelist(
+      now_, {Share(MakeNode(1)), Share(MakeNode(2)), Share(heir)}, "20");
+  EXPECT_THAT(known_.alarm(), IsEmpty());
+  EXPECT_THAT(Names(), ElementsAre("n1", "n2", "n9"));
+}
+
+TEST_F(KnownNodesTest, WhoIsMissingBesideIsStillCounted) {
+  Relist(4, 10);
+  kube::EspalierNode heir = MakeNode(9, 12);
+  heir.status->pod_cidrs = MakeNode(4).status->pod_cidrs;
+  known_.HandleRelist(now_, {Share(MakeNode(1)), Share(heir)}, "20");
+  EXPECT_THAT(known_.alarm(), Not(IsEmpty()));
+  EXPECT_THAT(Names(), ElementsAre("n1", "n2", "n3", "n4"));
+  known_.HandlePut(now_, Share(heir));
+  EXPECT_THAT(known_.alarm(), Not(IsEmpty()));
+  // One of the two that it lacks comes back: the other is a quarter.
+  known_.HandlePut(now_, Share(MakeNode(2, 21)));
+  EXPECT_THAT(known_.alarm(), IsEmpty());
+  EXPECT_THAT(Names(), ElementsAre("n1", "n2", "n3", "n9"));
+}
+
 TEST_F(KnownNodesTest, AClaimRemovesNobodyWhoStays) {
   Relist(4, 10);
   kube::EspalierNode thief = MakeNode(9, 12);
