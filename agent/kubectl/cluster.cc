@@ -175,6 +175,7 @@ std::vector<AgentAnswer> Cluster::Ask(const std::vector<AgentPod>& agents,
       answer.json = std::move(json);
     } else {
       answer.error = Explain(kubectl_, outputs[i]);
+      answer.forbidden = LacksRight(outputs[i]);
     }
   }
   return answers;
@@ -185,7 +186,11 @@ int Cluster::TellMissing(const std::vector<AgentAnswer>& answers) const {
   for (const AgentAnswer& answer : answers) {
     if (answer.error.empty()) continue;
     err_ << answer.agent.node << ": " << Printable(answer.error) << "\n";
-    code = kExitNoAgent;
+    if (answer.forbidden) {
+      code = kExitRefused;
+    } else if (code != kExitRefused) {
+      code = kExitNoAgent;
+    }
   }
   return code;
 }

@@ -49,6 +49,7 @@ struct AgentAnswer {
   AgentPod agent;
   Json json;  // null when there is none
   std::string error;
+  bool forbidden = false;  // to this user; the agent may well be there
   // Of the agent's own program: 4 and 5 are answers, too.
   int code = 0;
 };
@@ -79,7 +80,8 @@ class Cluster {
   // Runs kubectl-espalier in each agent's pod.
   std::vector<AgentAnswer> Ask(const std::vector<AgentPod>& agents,
                                const Arguments& command) const;
-  // One line on err for each that did not answer; kExitNoAgent if any.
+  // One line on err for each that did not answer; kExitRefused where this user
+  // lacks the right to ask any of them, else kExitNoAgent if any.
   int TellMissing(const std::vector<AgentAnswer>& answers) const;
 
   // Runs a command that answers with nothing but success; says why not.

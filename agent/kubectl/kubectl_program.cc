@@ -181,6 +181,11 @@ bool IsUnreachable(const Output& output) {
          absl::StrContains(output.err, "no such host");
 }
 
+bool LacksRight(const Output& output) {
+  return !output.ok() && (absl::StrContains(output.err, "(Forbidden)") ||
+                          absl::StrContains(output.err, "is forbidden"));
+}
+
 std::string Explain(const KubectlProgram& kubectl, const Output& output) {
   std::string words(absl::StripAsciiWhitespace(output.err));
   if (output.code == kNotStarted) {
@@ -197,8 +202,7 @@ std::string Explain(const KubectlProgram& kubectl, const Output& output) {
            "charts/espalier --namespace espalier-system --create-namespace "
            "--set 'clusterPodCIDRs={...}', or choose another --context";
   }
-  if (absl::StrContains(words, "(Forbidden)") ||
-      absl::StrContains(words, "is forbidden")) {
+  if (LacksRight(output)) {
     return absl::StrCat(
         "you lack a right: ", words,
         ". Reading needs the ClusterRole espalier-view; live details need "

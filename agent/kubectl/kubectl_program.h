@@ -47,6 +47,8 @@ std::string Explain(const KubectlProgram& kubectl, const Output& output);
 // Whether the failure is that nobody answers (no kubectl, no API server, no
 // chart), in place of an answer that refuses.
 bool IsUnreachable(const Output& output);
+// Whether the API server refused it to this user.
+bool LacksRight(const Output& output);
 
 }  // namespace espalier::kubectl
 

@@ -225,6 +225,20 @@ TEST_F(ClusterTest, AnAgentThatIsDownIsNamedAndTheOthersAreShown) {
                                      "espalier-agent-c")));
 }
 
+TEST_F(ClusterTest, WhoMayOnlyReadIsRefusedLiveDetails) {
+  Agents(L(AgentPodJson("a"), AgentPodJson("b", "Pending")));
+  Exec("a", "(tunnels|pods|drops)", Json(""),
+       "Error from server (Forbidden): pods \"espalier-agent-a\" is forbidden: "
+       "User \"eve\" cannot create resource \"pods/exec\"\n",
+       1);
+  for (const char* command : {"tunnels", "pods", "drops"}) {
+    EXPECT_EQ(Run({command}), kExitRefused) << command;
+    EXPECT_THAT(err(),
+                AllOf(HasSubstr("a: you lack a right"), HasSubstr("pods/exec"),
+                      HasSubstr("b: its agent does not run")));
+  }
+}
+
 TEST_F(ClusterTest, AnUnknownNodeIsToldWhichThereAre) {
   Agents(L(AgentPodJson("a"), AgentPodJson("b")));
   EXPECT_EQ(Run({"tunnels", "x"}), kExitNoAgent);
