@@ -25,8 +25,11 @@ class Namespace:
         self.name = lab.namespace_name(suffix)
         self.own_run = own_run
         lab.record_namespace(self.name)
-        self._host(["ip", "netns", "add", self.name])
         lab.on_close(lambda: delete_namespace(self.name))
+        self._add()
+
+    def _add(self) -> None:
+        self._host(["ip", "netns", "add", self.name])
         self.run(["ip", "link", "set", "lo", "up"])
 
     @property
@@ -39,6 +42,11 @@ class Namespace:
 
     def delete(self) -> None:
         delete_namespace(self.name)
+
+    def renew(self) -> None:
+        """Another of the same name, as new, without uplinks."""
+        self.delete()
+        self._add()
 
     def command(self, command: list[str]) -> list[str]:
         """Prefixed so that it runs here. Not `ip netns exec`: it remounts /sys."""

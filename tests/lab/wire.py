@@ -40,14 +40,15 @@ class Wire:
         self.namespace.sysctl(f"net.ipv6.conf.{BRIDGE}.disable_ipv6", 1)
         run(["ip", "link", "set", BRIDGE, "mtu", mtu, "up"])
 
+    def addresses(self, number: int) -> tuple[str, str]:
+        return f"{self.ipv4_net}.{number}", f"{self.ipv6_net}:{number:x}"
+
     def attach(self, node: Namespace, number: int, *, device: str = "eth0",
                ipv4: bool = True, ipv6: bool = True) -> Uplink:
         """Gives the node an uplink with the addresses 192.0.2.N/24 and
         2001:db8::N/64, or those of the wire's other nets. Its MAC is fixed: a restarted node's neighbours keep a
         right entry."""
-        uplink = Uplink(device, f"{self.ipv4_net}.{number}",
-                        f"{self.ipv6_net}:{number:x}",
-                        f"02:00:00:00:00:{number:02x}")
+        uplink = Uplink(device, *self.addresses(number), f"02:00:00:00:00:{number:02x}")
         port = f"port{number}"
         self.namespace.run(
             ["ip", "link", "add", port, "mtu", self.mtu, "type", "veth",
@@ -88,6 +89,10 @@ class Wire:
                   "nodad"])
         node.run(["ip", "link", "set", uplink.device, "up"])
         return uplink
+
+    def detach(self, number: int) -> None:
+        """The uplink is gone, at both ends."""
+        self.namespace.run(["ip", "link", "delete", f"port{number}"])
 
     def cut(self, number: int) -> None:
         self.namespace.run(["ip", "link", "set", f"port{number}", "down"])

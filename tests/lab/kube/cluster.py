@@ -67,6 +67,8 @@ class Cluster:
                       for number in range(1, nodes + 1)]
         for machine in (self.control, *self.nodes):
             machine.default_route(self.outside)
+        self._images: list[pathlib.Path] = []
+        self._next_number = nodes + 1
         self._issue_certificates()
         self.folder_of_commands = self._write_commands()
 
@@ -105,11 +107,16 @@ class Cluster:
                 ("admin", "admin", "system:masters"),
                 ("controller-manager", "system:kube-controller-manager", ""),
                 ("scheduler", "system:kube-scheduler", ""),
-                ("proxy", "system:kube-proxy", ""),
-                *((node.name, f"system:node:{node.name}", "system:nodes")
-                  for node in self.nodes)):
+                ("proxy", "system:kube-proxy", "")):
             authority.issue(name, common, organization)
             authority.kubeconfig(name, self.server)
+        for node in self.nodes:
+            self._issue_node_certificate(node)
+
+    def _issue_node_certificate(self, node: KubeNode) -> None:
+        authority = self.settings.authority
+        authority.issue(node.name, f"system:node:{node.name}", "system:nodes")
+        authority.kubeconfig(node.name, self.server)
 
     def _write_commands(self) -> pathlib.Path:
         """kubectl and helm as people call them: in the control plane's network,
@@ -145,6 +152,7 @@ class Cluster:
         # While the API server starts: it takes no longer for it.
         test_image = self.lab.folder / "test-image.tar"
         images.write_test_image(test_image)
+        self._images.append(test_image)
         for node in self.nodes:
             node.boot()
             node.import_image(test_image)
@@ -178,21 +186,26 @@ class Cluster:
             "--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP"])
 
     def _start_controllers(self) -> None:
+        self.start_controller_manager()
+        self.control.start("scheduler", [
+            self.settings.kubernetes, "kube-scheduler",
+            f"--kubeconfig={self.settings.authority.folder}/scheduler.conf",
+            "--leader-elect=false"])
+
+    def start_controller_manager(self, *, allocate_node_cidrs: bool = True) -> None:
         folder = self.settings.authority.folder
         self.control.start("controller-manager", [
             self.settings.kubernetes, "kube-controller-manager",
             f"--kubeconfig={folder}/controller-manager.conf",
             f"--service-account-private-key-file={folder}/accounts.key",
             f"--root-ca-file={folder}/ca.crt", f"--cluster-cidr={','.join(POD_CIDRS)}",
-            "--allocate-node-cidrs", "--node-cidr-mask-size-ipv4=24",
+            f"--allocate-node-cidrs={str(allocate_node_cidrs).lower()}",
+            "--node-cidr-mask-size-ipv4=24",
             "--node-cidr-mask-size-ipv6=64",
             f"--service-cluster-ip-range={','.join(SERVICE_CIDRS)}", "--leader-elect=false",
             "--use-service-account-credentials", "--node-monitor-grace-period=20s",
             f"--cluster-signing-cert-file={folder}/ca.crt",
             f"--cluster-signing-key-file={folder}/ca.key"])
-        self.control.start("scheduler", [
-            self.settings.kubernetes, "kube-scheduler",
-            f"--kubeconfig={folder}/scheduler.conf", "--leader-elect=false"])
 
     def wait_for_apiserver(self) -> None:
         self.control.processes["apiserver"].wait_for(
@@ -206,8 +219,30 @@ class Cluster:
     def pod_cidrs(self, node: KubeNode) -> list[str]:
         return self.get("node", node.name)["spec"].get("podCIDRs", [])
 
+    def add_node(self) -> KubeNode:
+        """To the running cluster; it has the images of the others. Returns once the
+        API server knows it."""
+        number = self._next_number  # never that of one removed
+        self._next_number += 1
+        node = KubeNode(self.lab, self.wire, f"node-{number}", number, self.settings)
+        node.default_route(self.outside)
+        self._issue_node_certificate(node)
+        self.nodes.append(node)
+        node.boot()
+        for image in self._images:
+            node.import_image(image)
+        self.kubectl("wait", "--for=create", f"node/{node.name}", "--timeout=60s", timeout=70)
+        self._step(f"{node.name} is registered")
+        return node
+
+    def remove_node(self, node: KubeNode) -> None:
+        """One that is off, as its owner does who will not have it back."""
+        self.kubectl("delete", "node", node.name)
+        self.nodes.remove(node)
+
     def load_image(self, archive: pathlib.Path) -> None:
         """As a registry would serve it: on every node; a reboot does not lose it."""
+        self._images.append(archive.resolve())
         for node in self.nodes:
             node.import_image(archive.resolve())
         self._step(f"image {archive.name} is on each node")

@@ -64,10 +64,11 @@ def processes_below(root: int, program: str) -> list[int]:
 
 
 class Machine:
-    """Its network outlives a reboot, as a machine's cable does."""
+    """Its disk and its uplink's addresses outlive a reboot."""
 
     def __init__(self, lab: Lab, wire: Wire, name: str, number: int):
         self.lab = lab
+        self.wire = wire
         self.name = name
         self.number = number
         self.folder = lab.folder / name
@@ -76,16 +77,30 @@ class Machine:
         self.uplink = wire.attach(self.namespace, number)
         self.processes: dict[str, Process] = {}
         self._holder: Process | None = None
+        self._gateway: Machine | None = None
+        self._ran = False
 
     @property
     def addresses(self) -> list[str]:
         return [self.uplink.ipv4, self.uplink.ipv6]
 
     def default_route(self, via: "Machine") -> None:
+        self._gateway = via
         for address in via.addresses:
             self.namespace.run(["ip", "route", "replace", "default", "via", address])
 
+    def _renew_network(self) -> None:
+        """As a kernel that starts: no device, rule, route or table of before."""
+        self.wire.detach(self.number)
+        self.namespace.renew()
+        self.uplink = self.wire.attach(self.namespace, self.number)
+        if self._gateway:
+            self.default_route(self._gateway)
+
     def boot(self) -> None:
+        if self._ran:
+            self._renew_network()
+        self._ran = True
         up = self.folder / "up"
         up.unlink(missing_ok=True)
         script = f"{_SETUP}\n{_HOLD}"

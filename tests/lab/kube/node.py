@@ -1,5 +1,6 @@
 """A Kubernetes node: containerd, kubelet and kube-proxy on a machine."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -35,12 +36,21 @@ class KubeNode(Machine):
     def __init__(self, lab: Lab, wire: Wire, name: str, number: int, settings: Settings):
         super().__init__(lab, wire, name, number)
         self.settings = settings
+        self._address_number = number
         self.cgroup = self.namespace.name
-        # As an installer of Kubernetes does.
-        self.namespace.sysctl("net.ipv4.ip_forward", 1)
-        self.namespace.sysctl("net.ipv6.conf.all.forwarding", 1)
+        self._forward()
         (self.folder / "containerd.toml").write_text(_CONTAINERD)
         (self.folder / "kubelet.json").write_text(json.dumps(self._kubelet_configuration()))
+
+    def _forward(self) -> None:
+        """As an installer of Kubernetes does."""
+        self.namespace.sysctl("net.ipv4.ip_forward", 1)
+        self.namespace.sysctl("net.ipv6.conf.all.forwarding", 1)
+
+    def _renew_network(self) -> None:
+        super()._renew_network()
+        self._forward()
+        self._take_addresses(self._address_number)
 
     @property
     def cni_binaries(self) -> pathlib.Path:
@@ -119,6 +129,26 @@ class KubeNode(Machine):
             f"--cluster-cidr={','.join(POD_CIDRS)}", "--conntrack-max-per-core=0",
             "--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s"])
 
-    def reboot(self) -> None:
-        self.power_off()
-        self.boot()
+    def readdress(self, number: int) -> None:
+        """Its uplink has the addresses of another number from now on, and kubelet
+        and kube-proxy, started anew, go by them."""
+        self._address_number = number
+        self._take_addresses(number)
+        for name, start in (("kubelet", self.start_kubelet), ("kube-proxy", self.start_proxy)):
+            if name in self.processes:
+                self.kill(name)
+                start()
+
+    def _take_addresses(self, number: int) -> None:
+        before, after = tuple(self.addresses), self.wire.addresses(number)
+        if before == after:
+            return
+        device = self.uplink.device
+        for old, new, length, words in zip(before, after, (24, 64), ([], ["nodad"])):
+            self.namespace.run(["ip", "address", "delete", f"{old}/{length}", "dev", device])
+            self.namespace.run(["ip", "address", "add", f"{new}/{length}", "dev", device,
+                                *words])
+        self.uplink = dataclasses.replace(self.uplink, ipv4=after[0], ipv6=after[1])
+        # The kernel took the routes with the addresses.
+        if self._gateway:
+            self.default_route(self._gateway)
