@@ -137,6 +137,8 @@ absl::Status Agent::MakeMesh() {
   mesh_ =
       std::make_unique<mesh::Mesh>(&loop_, &clock_, &ike_, datapath_->driver(),
                                    guard_.get(), probes_.get(), &random_);
+  const std::string key_file =
+      config_.private_key ? config_.private_key->file.path : "";
   backend_ =
       std::make_unique<Backend>(Backend::Parts{.loop = &loop_,
                                                .clock = &clock_,
@@ -144,7 +146,8 @@ absl::Status Agent::MakeMesh() {
                                                .mesh = mesh_.get(),
                                                .datapath = datapath_.get(),
                                                .guard = guard_.get(),
-                                               .events = &events_});
+                                               .events = &events_,
+                                               .key_file = key_file});
   service_ =
       std::make_unique<service::AgentService>(&loop_, backend_.get(), &events_);
   return absl::OkStatus();

@@ -68,6 +68,7 @@ class Agent {
   const mesh::Mesh& mesh() const { return *mesh_; }
   const NodeDatapath& datapath() const { return *datapath_; }
   const GuardControl& guard() const { return *guard_; }
+  Backend& backend() { return *backend_; }
   // Null once it stops.
   service::CniServer* cni() { return cni_.get(); }
   // Whether pods can be attached.

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "agent/base/status_macros.h"
+#include "agent/main/node_key.h"
 #include "agent/mesh/config/proposals.h"
 
 namespace espalier::agent {
@@ -422,8 +423,11 @@ void Backend::TakeMetrics(std::function<void(service::MetricsSnapshot)> done) {
     snapshot->config_stale = !config_error_.ok();
     snapshot->datapath_connected = parts_.datapath->Ready().ok();
     snapshot->pods = pods.pods.size();
+    std::map<std::string, std::string> modes;
     for (const pods::PodInfo& pod : pods.pods) {
-      ++snapshot->pods_by_mode[base::ModeName(pod.policy.encryption)];
+      const std::string mode = base::ModeName(pod.policy.encryption);
+      ++snapshot->pods_by_mode[mode];
+      modes[absl::StrCat(pod.pod_namespace, "/", pod.pod_name)] = mode;
     }
     for (const std::string& name : parts_.guard->names()) {
       snapshot->guards[name] = true;
@@ -435,9 +439,13 @@ void Backend::TakeMetrics(std::function<void(service::MetricsSnapshot)> done) {
       snapshot->guard_repairs[key.first] += times;
     }
     for (const auto& [name, count] : parts_.guard->Counters()) {
+      const auto mode = modes.find(count.pod);
       snapshot->guard_packets.push_back(
-          {name, count.pod, count.verdict, count.drop, count.packets});
+          {name, count.pod, mode == modes.end() ? "" : mode->second,
+           count.verdict, count.drop, count.packets});
     }
+    snapshot->key_age = KeyAge(parts_.key_file, absl::Now());
+    if (source_) snapshot->source = source_();
     done(std::move(*snapshot));
   };
   parts_.mesh->RefreshCounters([this, snapshot, finish](absl::Status) {

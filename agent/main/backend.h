@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "agent/main/guard_control.h"
@@ -31,11 +33,17 @@ class Backend : public service::AgentBackend {
     NodeDatapath* datapath;
     GuardControl* guard;
     service::EventHub* events;
+    std::string key_file;  // of this node's key; empty: it has none
   };
   explicit Backend(Parts parts);
 
   // Null until, and after, it serves.
   void SetCniServer(service::CniServer* cni) { cni_ = cni; }
+
+  // How the API server is heard, in Kubernetes; called on the loop.
+  void SetSource(std::function<service::MetricsSnapshot::Source()> source) {
+    source_ = std::move(source);
+  }
 
   // What happened, for Watch and for the counters.
   void Note(const ike::Event& event);
@@ -69,6 +77,7 @@ class Backend : public service::AgentBackend {
 
   Parts parts_;
   service::CniServer* cni_ = nullptr;
+  std::function<service::MetricsSnapshot::Source()> source_;
   const absl::Time started_ = absl::Now();
   absl::Time config_loaded_ = absl::Now();
   absl::Status config_error_;

@@ -26,7 +26,6 @@ constexpr absl::Duration kTick = absl::Seconds(1);
 constexpr absl::Duration kNodesTogether = absl::Milliseconds(100);
 constexpr absl::Duration kModesTogether = absl::Milliseconds(10);
 constexpr absl::Duration kSaveTogether = absl::Milliseconds(500);
-constexpr absl::Duration kStaleAfter = absl::Minutes(3);
 // No peer has forgotten a block whose withdrawal could not be published.
 constexpr absl::Duration kNotSettled = absl::Hours(24 * 365);
 constexpr int kMostCallsWaiting = 20;
@@ -288,6 +287,8 @@ void KubernetesMode::Begin(Agent* agent) {
   node_informer_->Start();
   namespace_informer_->Start();
   pod_informer_->Start();
+  agent->backend().SetSource(
+      [this] { return SourceMetrics(clock_.Now(), State()); });
   ArmRemoval();
   SaveLastKnownSoon();
   Tick();
@@ -295,6 +296,7 @@ void KubernetesMode::Begin(Agent* agent) {
 
 void KubernetesMode::End() {
   cancellation_.Cancel();
+  if (agent_ != nullptr) agent_->backend().SetSource(nullptr);
   node_informer_.reset();
   namespace_informer_.reset();
   pod_informer_.reset();
@@ -478,21 +480,13 @@ void KubernetesMode::AdvanceRotation(base::Instant now) {
   }
 }
 
-std::string KubernetesMode::SourceProblem() {
-  if (!known_.alarm().empty()) return known_.alarm();
-  if (!publisher_->problem().ok()) {
-    return std::string(publisher_->problem().message());
-  }
-  if (namespaces_.set_back() || pods_.set_back()) {
-    return "the API server's state is older than what was seen: no pod's mode "
-           "is weakened by it";
-  }
-  const kube::ListWatchStats stats = node_informer_->Stats();
-  if (stats.failures > 0 && clock_.Now() - stats.last_contact > kStaleAfter) {
-    return absl::StrCat("EspalierNodes are not watched: ",
-                        stats.last_failure.message());
-  }
-  return "";
+SourceState KubernetesMode::State() const {
+  return {.alarm = known_.alarm(),
+          .published = publisher_->problem(),
+          .set_back = namespaces_.set_back() || pods_.set_back(),
+          .watches = {{"espaliernodes", node_informer_->Stats()},
+                      {"namespaces", namespace_informer_->Stats()},
+                      {"pods", pod_informer_->Stats()}}};
 }
 
 void KubernetesMode::TellPeople(base::Instant now,
@@ -519,7 +513,7 @@ void KubernetesMode::TellPeople(base::Instant now,
                   .pods = snapshot.pods,
                   .counters = agent_->guard().Counters(),
                   .datapath = datapath_word_,
-                  .source_problem = SourceProblem()};
+                  .source_problem = SourceProblem(now, State())};
   if (!agent_->ready()) facts.not_ready = "pods cannot be attached yet";
   for (const guard::GuardProblem& problem : agent_->guard().GuardProblems()) {
     absl::StrAppend(&facts.guard_problem,

@@ -24,6 +24,7 @@
 #include "agent/main/key_rotation.h"
 #include "agent/main/node_publisher.h"
 #include "agent/main/node_reporter.h"
+#include "agent/main/source_state.h"
 #include "agent/mesh/kubernetes/compose.h"
 #include "agent/mesh/kubernetes/known_nodes.h"
 #include "agent/mesh/kubernetes/known_objects.h"
@@ -101,7 +102,7 @@ class KubernetesMode : public pods::ModeSource {
             std::function<void(const absl::Status&)> done);
   absl::Status WriteReport(const kube::EspalierNodeReport& report);
   const kube::EspalierNode* own() const;
-  std::string SourceProblem();
+  SourceState State() const;
 
   Options options_;
   const std::string name_;

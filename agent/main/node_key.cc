@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "agent/base/log.h"
 #include "agent/base/status_macros.h"
@@ -72,6 +74,13 @@ absl::StatusOr<std::shared_ptr<const crypto::PrivateKey>> LoadNodeKey(
       crypto::PrivateKey::FromPem(pem);
   if (!key.ok()) return base::Annotate(key.status(), path);
   return key;
+}
+
+std::optional<absl::Duration> KeyAge(const std::string& path, absl::Time now) {
+  struct stat info{};
+  if (path.empty() || stat(path.c_str(), &info) != 0) return std::nullopt;
+  return std::max(now - absl::TimeFromTimespec(info.st_mtim),
+                  absl::ZeroDuration());
 }
 
 }  // namespace espalier::agent

@@ -3,8 +3,11 @@
 #define ESPALIER_AGENT_MAIN_NODE_KEY_H_
 
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "agent/crypto/keys.h"
 #include "agent/mesh/config/config.h"
 
@@ -15,6 +18,10 @@ namespace espalier::agent {
 // moment; its public half is written beside it as NAME.pub.
 absl::StatusOr<std::shared_ptr<const crypto::PrivateKey>> LoadNodeKey(
     const mesh::PrivateKeySource& source);
+
+// Since the key's file was written; nullopt when there is none. A key change
+// renames files, which keeps their times.
+std::optional<absl::Duration> KeyAge(const std::string& path, absl::Time now);
 
 }  // namespace espalier::agent
 

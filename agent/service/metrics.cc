@@ -166,8 +166,26 @@ void AddGuards(const MetricsSnapshot& s, Builder* b) {
   for (const auto& p : s.guard_packets) {
     b->Add(D(p.packets), {{"guard", p.guard},
                           {"pod", p.pod},
+                          {"mode", p.mode},
                           {"verdict", p.verdict},
                           {"result", p.drop ? "drop" : "pass"}});
+  }
+}
+
+void AddTrust(const MetricsSnapshot& s, Builder* b) {
+  b->Gauge("espalier_key_age_seconds",
+           "Since this node's key in use was made (its file's time)");
+  if (s.key_age) b->Add(absl::ToDoubleSeconds(*s.key_age));
+  b->Gauge("espalier_source_current",
+           "1 while the API server is believed, takes what this node "
+           "publishes, and is watched");
+  if (s.source) b->Add(s.source->current);
+  b->Gauge("espalier_watch_silent_seconds",
+           "Since the API server last said something; -1: never");
+  if (!s.source) return;
+  for (const auto& watch : s.source->watches) {
+    b->Add(watch.silent ? absl::ToDoubleSeconds(*watch.silent) : -1,
+           {{"resource", watch.resource}});
   }
 }
 
@@ -189,6 +207,7 @@ std::string RenderMetrics(const MetricsSnapshot& s) {
       .Add(s.datapath_connected);
   b.Gauge("espalier_pods", "Pods attached on this node").Add(D(s.pods));
   AddGuards(s, &b);
+  AddTrust(s, &b);
   b.Counter("espalier_datapath_events_total",
             "The datapath's own counters, by name");
   for (const auto& [name, value] : s.datapath) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -45,12 +46,26 @@ struct MetricsSnapshot {
   std::map<std::string, uint64_t> guard_repairs;
   struct GuardPackets {
     std::string guard;
-    std::string pod;  // empty: of the node
+    std::string pod;   // empty: of the node
+    std::string mode;  // of the pod now; empty: not known
     std::string verdict;
     bool drop = false;
     uint64_t packets = 0;
   };
   std::vector<GuardPackets> guard_packets;
+  // Since the key in use was made; absent where the node has none.
+  std::optional<absl::Duration> key_age;
+  // The API server, as far as this agent hears it; absent outside Kubernetes.
+  struct Source {
+    bool current = false;  // believed, published to, and watched
+    struct Watch {
+      std::string resource;
+      // Since the server last said something; absent: it never did.
+      std::optional<absl::Duration> silent;
+    };
+    std::vector<Watch> watches;
+  };
+  std::optional<Source> source;
   // The datapath's own counters, by name.
   std::vector<std::pair<std::string, uint64_t>> datapath;
 };

@@ -143,6 +143,15 @@ def test_monitoring_names_metrics_that_exist():
         used = set(re.findall(r"\bespalier_[a-z0-9_]+", part))
         assert len(used) > 5 and used <= known, used - known
     json.loads((CHART / "monitoring/dashboard.json").read_text())
+    names = re.findall(r"- alert: (\w+)$", (CHART / "monitoring/rules.yaml").read_text(), re.M)
+    assert re.findall(r"alert: (\w+)$", rules, re.M) == names
+    assert len(names) == len(set(names))
+    # What nobody may have to find out otherwise.
+    assert {"EspalierTunnelDown", "EspalierPlaintextRefused", "EspalierFallbackInUse",
+            "EspalierKeyOld", "EspalierWatchStale", "EspalierAddressConflict",
+            "EspalierPlaintextSent"} <= set(names)
+    documented = (CHART.parents[1] / "docs/metrics.md").read_text().partition("## Alerts")[2]
+    assert set(names) == set(re.findall(r"\bEspalier[A-Z]\w+", documented))
     monitor = document(text, "PodMonitor", "espalier-agent")
     for words in ("$1:9469", '"[$1]:9469"', "honorLabels: true", "action: labeldrop"):
         assert words in monitor

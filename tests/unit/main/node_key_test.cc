@@ -1,5 +1,6 @@
 #include "agent/main/node_key.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <filesystem>
@@ -46,6 +47,24 @@ TEST_F(NodeKeyTest, IsMadeOnceAndThenRead) {
   EXPECT_EQ(*der, (*made)->public_key()->der());
   // Nothing half-made is left.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 2);
+}
+
+TEST_F(NodeKeyTest, ItsAgeIsThatOfItsFile) {
+  EXPECT_EQ(KeyAge("", absl::Now()), std::nullopt);
+  EXPECT_EQ(KeyAge(source_.file.path, absl::Now()), std::nullopt);
+  source_.generate = true;
+  ASSERT_TRUE(LoadNodeKey(source_).ok());
+  const timespec made[2] = {{.tv_sec = 1'000'000}, {.tv_sec = 1'000'000}};
+  ASSERT_EQ(utimensat(AT_FDCWD, source_.file.path.c_str(), made, 0), 0);
+  const absl::Time now = absl::FromUnixSeconds(1'000'090);
+  EXPECT_EQ(KeyAge(source_.file.path, now), absl::Seconds(90));
+  // Of a clock that went back.
+  EXPECT_EQ(KeyAge(source_.file.path, now - absl::Hours(1)),
+            absl::ZeroDuration());
+  // As the switch of a key change does.
+  const std::string other = folder_ / "other";
+  std::filesystem::rename(source_.file.path, other);
+  EXPECT_EQ(KeyAge(other, now), absl::Seconds(90));
 }
 
 TEST_F(NodeKeyTest, IsNotMadeUnasked) {

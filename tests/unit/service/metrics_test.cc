@@ -8,6 +8,7 @@ namespace espalier::service {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 MetricsSnapshot Full() {
   MetricsSnapshot s;
@@ -23,6 +24,11 @@ MetricsSnapshot Full() {
   s.ike.retransmissions = 3;
   s.config_reload_failures = 2;
   s.datapath = {{"dropped_unknown_spi", 9}};
+  s.guard_packets = {
+      {"bpf", "shop/web", "preferred", "plaintext_out", false, 4}};
+  s.key_age = absl::Hours(1);
+  s.source = {.current = true,
+              .watches = {{"pods", absl::Seconds(70)}, {"namespaces", {}}}};
   return s;
 }
 
@@ -45,7 +51,25 @@ TEST(Metrics, ValuesWithTheirLabels) {
   EXPECT_THAT(text,
               HasSubstr("espalier_config_reloads_total{result=\"error\"} 2\n"));
   EXPECT_THAT(text, HasSubstr("name=\"dropped_unknown_spi\"} 9\n"));
+  EXPECT_THAT(text, HasSubstr("pod=\"shop/web\",mode=\"preferred\",verdict="
+                              "\"plaintext_out\",result=\"pass\"} 4\n"));
+  EXPECT_THAT(text, HasSubstr("espalier_key_age_seconds 3600\n"));
+  EXPECT_THAT(text, HasSubstr("espalier_source_current 1\n"));
+  EXPECT_THAT(text, HasSubstr("watch_silent_seconds{resource=\"pods\"} 70\n"));
+  EXPECT_THAT(text,
+              HasSubstr("watch_silent_seconds{resource=\"namespaces\"} -1\n"));
   EXPECT_THAT(text, HasSubstr("node=\"a\\\"b\\\\c\\n\""));
+}
+
+// Zero would say that something is wrong, or was made now.
+TEST(Metrics, StandaloneHasNoApiServerAndMaybeNoKey) {
+  MetricsSnapshot s = Full();
+  s.key_age.reset();
+  s.source.reset();
+  const std::string text = RenderMetrics(s);
+  EXPECT_THAT(text, Not(HasSubstr("\nespalier_key_age_seconds")));
+  EXPECT_THAT(text, Not(HasSubstr("\nespalier_source_current")));
+  EXPECT_THAT(text, Not(HasSubstr("\nespalier_watch_silent_seconds")));
 }
 
 // Prometheus refuses a scrape with a family given twice; and what operators
