@@ -18,6 +18,7 @@
 #include "agent/kube/curl_transport.h"
 #include "agent/runtime/loop.h"
 #include "agent/service/http_server.h"
+#include "agent/service/secure_metrics.h"
 
 namespace espalier::controller {
 namespace {
@@ -40,6 +41,8 @@ Examples:
   kubectl get espaliernodes -o wide      what it has verified, and what not
 
 HTTP: /healthz the loop answers; /readyz all lists have been read; /metrics.
+HTTPS, with --secure-metrics-listen: /metrics for whoever shows a bearer token
+that may `get` the nonResourceURL /metrics.
 Exit codes: 0 ended by a signal; 1 could not start; 2 wrong use.)";
 
 struct Flags {
@@ -49,6 +52,9 @@ struct Flags {
   std::string name_space;
   std::string identity;
   std::string listen = "127.0.0.1:9477";
+  std::string secure_listen;
+  std::string certificate_file;
+  std::string key_file;
   std::string kubeconfig;
   std::string log_level = "info";
 };
@@ -64,13 +70,14 @@ absl::StatusOr<std::vector<base::IpPrefix>> Prefixes(
   return prefixes;
 }
 
-absl::StatusOr<base::Endpoint> ListenAddress(const std::string& text) {
+absl::StatusOr<base::Endpoint> ListenAddress(const char* flag,
+                                             const std::string& text) {
   const size_t colon = text.rfind(':');
   uint32_t port = 0;
   if (colon == std::string::npos ||
       !absl::SimpleAtoi(text.substr(colon + 1), &port) || port > 65535) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "--listen: '", text, "' is not ADDRESS:PORT, as 127.0.0.1:9477"));
+        flag, ": '", text, "' is not ADDRESS:PORT, as 127.0.0.1:9477"));
   }
   std::string address = text.substr(0, colon);
   if (address.size() > 2 && address.front() == '[' && address.back() == ']') {
@@ -121,12 +128,36 @@ std::optional<ControllerState> StateFromLoop(runtime::Loop* loop,
   return future.get();
 }
 
-absl::StatusOr<std::unique_ptr<service::HttpServer>> Serve(
-    const base::Endpoint& listen, runtime::Loop* loop,
-    const Controller* controller) {
-  using service::HttpAnswer;
-  const auto with_state = [loop, controller](auto render) {
-    return [loop, controller, render]() -> HttpAnswer {
+// What each path answers of the controller's state.
+class Pages {
+ public:
+  Pages(runtime::Loop* loop, const Controller* controller)
+      : loop_(loop), controller_(controller) {}
+
+  service::HttpServer::Handler Healthz() const {
+    return With([](const ControllerState&) {
+      return service::HttpAnswer{.body = "ok\n"};
+    });
+  }
+  service::HttpServer::Handler Readyz() const {
+    return With([](const ControllerState& state) -> service::HttpAnswer {
+      if (!state.in_sync) return {.status = 503, .body = state.not_synced};
+      return {.body = state.leader ? "ok, leading\n" : "ok, standby\n"};
+    });
+  }
+  service::HttpServer::Handler Metrics() const {
+    return With([](const ControllerState& state) {
+      return service::HttpAnswer{
+          .content_type = "text/plain; version=0.0.4; charset=utf-8",
+          .body = RenderMetrics(state)};
+    });
+  }
+
+ private:
+  template <typename Render>
+  service::HttpServer::Handler With(Render render) const {
+    return [loop = loop_, controller = controller_,
+            render]() -> service::HttpAnswer {
       const std::optional<ControllerState> state =
           StateFromLoop(loop, controller);
       if (!state.has_value()) {
@@ -134,29 +165,43 @@ absl::StatusOr<std::unique_ptr<service::HttpServer>> Serve(
       }
       return render(*state);
     };
-  };
-  return service::HttpServer::Start(
-      listen,
-      {{"/healthz", with_state([](const ControllerState&) {
-          return HttpAnswer{.body = "ok\n"};
-        })},
-       {"/readyz", with_state([](const ControllerState& state) {
-          return state.in_sync
-                     ? HttpAnswer{.body = state.leader ? "ok, leading\n"
-                                                       : "ok, standby\n"}
-                     : HttpAnswer{.status = 503, .body = state.not_synced};
-        })},
-       {"/metrics", with_state([](const ControllerState& state) {
-          return HttpAnswer{
-              .content_type = "text/plain; version=0.0.4; charset=utf-8",
-              .body = RenderMetrics(state)};
-        })}});
+  }
+
+  runtime::Loop* const loop_;
+  const Controller* const controller_;
+};
+
+// Null unless it is asked for.
+absl::StatusOr<std::unique_ptr<service::SecureMetrics>> ServeSecureMetrics(
+    const Flags& flags, kube::Transport* transport, base::Clock* clock,
+    runtime::Loop* loop, const Pages& pages) {
+  if (flags.secure_listen.empty()) {
+    return std::unique_ptr<service::SecureMetrics>();
+  }
+  if (flags.certificate_file.empty() || flags.key_file.empty()) {
+    return absl::InvalidArgumentError(
+        "--secure-metrics-listen needs --secure-metrics-certificate and "
+        "--secure-metrics-key");
+  }
+  ESPALIER_ASSIGN_OR_RETURN(
+      const base::Endpoint listen,
+      ListenAddress("--secure-metrics-listen", flags.secure_listen));
+  ESPALIER_ASSIGN_OR_RETURN(
+      std::unique_ptr<service::SecureMetrics> metrics,
+      service::SecureMetrics::Start(
+          {listen, flags.certificate_file, flags.key_file}, transport, clock,
+          pages.Metrics()));
+  for (const std::string& path : {flags.certificate_file, flags.key_file}) {
+    ESPALIER_RETURN_IF_ERROR(
+        loop->WatchFile(path, [served = metrics.get()] { served->Reload(); }));
+  }
+  return metrics;
 }
 
 absl::Status Run(const Flags& flags) {
   ESPALIER_ASSIGN_OR_RETURN(ControllerOptions options, Options(flags));
   ESPALIER_ASSIGN_OR_RETURN(const base::Endpoint listen,
-                            ListenAddress(flags.listen));
+                            ListenAddress("--listen", flags.listen));
   ESPALIER_ASSIGN_OR_RETURN(kube::ClusterAccess::Parts parts,
                             kube::ClusterAccess::Find(flags.kubeconfig));
   kube::ClusterAccess access(std::move(parts));
@@ -168,8 +213,15 @@ absl::Status Run(const Flags& flags) {
   base::SteadyClock clock;
   runtime::Loop loop;
   Controller controller(std::move(options), &transport, &loop, &clock, &random);
-  ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<service::HttpServer> http,
-                            Serve(listen, &loop, &controller));
+  const Pages pages(&loop, &controller);
+  ESPALIER_ASSIGN_OR_RETURN(
+      const std::unique_ptr<service::HttpServer> http,
+      service::HttpServer::Start(listen, {{"/healthz", pages.Healthz()},
+                                          {"/readyz", pages.Readyz()},
+                                          {"/metrics", pages.Metrics()}}));
+  ESPALIER_ASSIGN_OR_RETURN(
+      const std::unique_ptr<service::SecureMetrics> secure,
+      ServeSecureMetrics(flags, &transport, &clock, &loop, pages));
   for (const int signal : {SIGTERM, SIGINT}) {
     ESPALIER_RETURN_IF_ERROR(loop.OnSignal(signal, [&] {
       base::Log(base::LogLevel::kInfo, "ending");
@@ -212,6 +264,15 @@ int Main(int argc, char** argv) {
                  "Where health and metrics are served")
       ->type_name("ADDRESS:PORT")
       ->capture_default_str();
+  app.add_option("--secure-metrics-listen", flags.secure_listen,
+                 "Where metrics are served over TLS, to whom the API server "
+                 "lets read them; nowhere if empty")
+      ->type_name("ADDRESS:PORT");
+  app.add_option("--secure-metrics-certificate", flags.certificate_file,
+                 "PEM; read again when it changes")
+      ->type_name("FILE");
+  app.add_option("--secure-metrics-key", flags.key_file, "The same")
+      ->type_name("FILE");
   app.add_option("--kubeconfig", flags.kubeconfig,
                  "Outside a pod; inside, its service account")
       ->type_name("FILE");

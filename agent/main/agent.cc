@@ -279,6 +279,22 @@ absl::Status Agent::StartServers() {
   return absl::OkStatus();
 }
 
+absl::Status Agent::ServeSecureMetrics(kube::Transport* transport) {
+  if (!config_.secure_metrics) return absl::OkStatus();
+  const mesh::SecureMetricsSocket& socket = *config_.secure_metrics;
+  ESPALIER_ASSIGN_OR_RETURN(
+      secure_metrics_,
+      service::SecureMetrics::Start(
+          {socket.listen, socket.certificate_file, socket.key_file}, transport,
+          &clock_, [this] { return backend_->Metrics(); }));
+  for (const std::string& path : {socket.certificate_file, socket.key_file}) {
+    ESPALIER_RETURN_IF_ERROR(loop_.WatchFile(path, [this] {
+      if (!stopping_) secure_metrics_->Reload();
+    }));
+  }
+  return absl::OkStatus();
+}
+
 // Pods can be attached as soon as the datapath has answered once: a datapath
 // that is away for a moment makes no node NotReady (DESIGN 1.3).
 void Agent::WatchReadiness() {
@@ -403,6 +419,7 @@ void Agent::Stop() {
   // Calls under way wait for the loop, so it runs on while the servers end.
   stopper_ = std::thread([this] {
     http_.reset();
+    secure_metrics_.reset();
     grpc_.reset();
     loop_.Post([this] {
       backend_->SetCniServer(nullptr);

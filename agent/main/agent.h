@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "agent/base/clock.h"
 #include "agent/crypto/random.h"
+#include "agent/kube/transport.h"
 #include "agent/main/backend.h"
 #include "agent/main/guard_control.h"
 #include "agent/main/ike_adapter.h"
@@ -35,6 +36,7 @@
 #include "agent/service/event_hub.h"
 #include "agent/service/grpc_server.h"
 #include "agent/service/http_server.h"
+#include "agent/service/secure_metrics.h"
 
 namespace espalier::agent {
 
@@ -82,6 +84,8 @@ class Agent {
   void SetNodeKey(std::shared_ptr<const crypto::PrivateKey> key);
   // Whether every IKE_SA is younger than the last SetNodeKey.
   bool KeyInUse();
+  // Serves what sockets.secureMetrics asks for; `transport` outlives the agent.
+  absl::Status ServeSecureMetrics(kube::Transport* transport);
   // Ends Run, as SIGTERM does.
   void Stop();
 
@@ -125,6 +129,7 @@ class Agent {
   std::unique_ptr<service::AgentService> service_;
   std::unique_ptr<service::GrpcServer> grpc_;
   std::unique_ptr<service::HttpServer> http_;
+  std::unique_ptr<service::SecureMetrics> secure_metrics_;
   std::thread stopper_;
   std::set<std::string> watched_files_;
   bool reload_waits_ = false;

@@ -289,6 +289,12 @@ void KubernetesMode::Begin(Agent* agent) {
   pod_informer_->Start();
   agent->backend().SetSource(
       [this] { return SourceMetrics(clock_.Now(), State()); });
+  // Tunnels and pods never wait for it.
+  if (const absl::Status status = agent->ServeSecureMetrics(transport);
+      !status.ok()) {
+    base::Log(LogLevel::kError, "metrics are not served as they should be",
+              {{"error", status}});
+  }
   ArmRemoval();
   SaveLastKnownSoon();
   Tick();

@@ -57,6 +57,13 @@ std::vector<std::string> StartOnlyChanges(const mesh::Config& running,
   compare("datapath.espdSocket", a.espd_socket, b.espd_socket);
   compare("datapath.replayWindow", a.replay_window, b.replay_window);
   compare("sockets.metrics", a.metrics_listen, b.metrics_listen);
+  const auto secure_a = a.secure_metrics.value_or(mesh::SecureMetricsSocket());
+  const auto secure_b = b.secure_metrics.value_or(mesh::SecureMetricsSocket());
+  compare("sockets.secureMetrics.listen", secure_a.listen, secure_b.listen);
+  compare("sockets.secureMetrics.certificateFile", secure_a.certificate_file,
+          secure_b.certificate_file);
+  compare("sockets.secureMetrics.keyFile", secure_a.key_file,
+          secure_b.key_file);
   compare("runDirectory", a.run_directory, b.run_directory);
   compare("stateDirectory", a.state_directory, b.state_directory);
   compare("keyLogDirectory", a.key_log_directory, b.key_log_directory);

@@ -58,6 +58,7 @@ def test_without_pod_cidrs_it_says_how_to_find_them():
     ({"apiServer": {"port": 0}}, "port"),
     ({"controller": {"replicas": 0}}, "replicas"),
     ({"metrics": {"listen": "everywhere"}}, "listen"),
+    ({"metrics": {"secure": {"agentListen": "9470"}}}, "agentListen"),
     ({"cni": {"binDir": "opt/cni/bin"}}, "binDir"),
     ({"paths": {"state": "var/lib/espalier"}}, "state"),
     ({"paths": {"run": "/run/other"}}, "run"),
@@ -131,10 +132,13 @@ def test_the_api_server_is_named_without_kube_proxy():
     assert "KUBERNETES_SERVICE_HOST" not in template({})
 
 
+MONITORED = {"metrics": {"secure": {"enabled": True}, "podMonitor": {"enabled": True},
+                         "rules": {"enabled": True}, "dashboard": {"enabled": True}}}
+
+
 def test_monitoring_names_metrics_that_exist():
     """Those that docs/metrics.md lists."""
-    text = template({"metrics": {"listen": "0.0.0.0:9469", "podMonitor": {"enabled": True},
-                                 "rules": {"enabled": True}, "dashboard": {"enabled": True}}})
+    text = template(MONITORED)
     known = set(re.findall(r"`(espalier_[a-z0-9_]+)`",
                            (CHART.parents[1] / "docs/metrics.md").read_text()))
     rules = document(text, "PrometheusRule", "espalier")
@@ -152,14 +156,6 @@ def test_monitoring_names_metrics_that_exist():
             "EspalierPlaintextSent"} <= set(names)
     documented = (CHART.parents[1] / "docs/metrics.md").read_text().partition("## Alerts")[2]
     assert set(names) == set(re.findall(r"\bEspalier[A-Z]\w+", documented))
-    monitor = document(text, "PodMonitor", "espalier-agent")
-    for words in ("$1:9469", '"[$1]:9469"', "honorLabels: true", "action: labeldrop"):
-        assert words in monitor
-    # Its port is not declared: an endpoint that names it would find no target.
-    assert not re.search(r"\b(port|portNumber|targetPort):", monitor)
-    refused = helm("template", "espalier", str(CHART), values={
-        **CIDRS, "metrics": {"podMonitor": {"enabled": True}}})
-    assert refused.returncode != 0 and "metrics.listen" in refused.stderr
 
 
 def metric_labels() -> dict[str, set[str]]:
@@ -204,6 +200,50 @@ def test_each_alert_asks_for_labels_that_its_metrics_have():
                              ("sum by (per) (espalier_tunnel_up)", ""),
                              ("sum by (node) (espalier_tunnel_up)", "{{ $labels.peer }}")):
         assert wrong_labels(expression, told, known)
+
+
+def test_prometheus_reaches_both_over_tls():
+    text = template(MONITORED)
+    for component, port, mode in (("agent", 9470, "0400"), ("controller", 9478, "0440")):
+        monitor = document(text, "PodMonitor", f"espalier-{component}")
+        for words in ("scheme: https", f"$1:{port}", f'"[$1]:{port}"', "honorLabels: true",
+                      "serverName: espalier-metrics", "name: espalier-metrics-token"):
+            assert words in monitor, (component, words)
+        # Its port is not declared: an endpoint that names it would find no target.
+        assert not re.search(r"\b(port|portNumber|targetPort):", monitor)
+        workload = document(text, "DaemonSet" if component == "agent" else "Deployment",
+                            f"espalier-{component}")
+        for words in ("secretName: espalier-metrics-tls", "optional: true",
+                      "mountPath: /etc/espalier-metrics", f"defaultMode: {mode}"):
+            assert words in workload, (component, words)
+        role = document(text, "ClusterRole", f"espalier-{component}")
+        assert "tokenreviews" in role and "subjectaccessreviews" in role
+    assert "action: labeldrop" in document(text, "PodMonitor", "espalier-agent")
+    assert "secureMetrics" in document(text, "ConfigMap", "espalier-agent")
+    assert "--secure-metrics-listen=0.0.0.0:9478" in text
+    assert "nonResourceURLs" in document(text, "ClusterRole", "espalier-metrics-reader")
+    assert "account.name: espalier-metrics" in document(text, "Secret", "espalier-metrics-token")
+
+
+def test_metrics_and_health_stay_on_the_node_unless_asked_for():
+    text = template({})
+    for words in ("secureMetrics", "secure-metrics", "tokenreviews", "espalier-metrics",
+                  "0.0.0.0"):
+        assert words not in text
+    for kind, name in (("DaemonSet", "espalier-agent"), ("Deployment", "espalier-controller")):
+        probes = re.findall(r"httpGet:.*?path: \S+", document(
+            template(MONITORED), kind, name), re.S)
+        assert len(probes) >= 2
+        assert all("127.0.0.1" in probe for probe in probes), probes
+    moved = template({"metrics": {"listen": "[::1]:9469", "controllerListen": "[::1]:9499"}})
+    assert "--listen=[::1]:9499" in moved and 'host: "::1", port: 9499' in moved
+    for values, word in (({"listen": "0.0.0.0:9469"}, "metrics.secure"),
+                         ({"listen": "192.0.2.1:9469"}, "metrics.secure"),
+                         ({"controllerListen": "[::]:9477"}, "metrics.secure"),
+                         ({"podMonitor": {"enabled": True}}, "metrics.secure.enabled")):
+        refused = helm("template", "espalier", str(CHART),
+                       values={**CIDRS, "metrics": values})
+        assert refused.returncode != 0 and word in refused.stderr, values
 
 
 def test_se_linux_options_are_every_workloads():

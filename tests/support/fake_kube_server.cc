@@ -198,6 +198,51 @@ HttpResponse FakeKubeServer::List(const Parsed& parsed) {
                       .dump()};
 }
 
+void FakeKubeServer::SetToken(const std::string& token, const std::string& user,
+                              bool reads) {
+  const std::lock_guard lock(mutex_);
+  tokens_[token] = user;
+  if (reads) {
+    readers_.insert(user);
+  } else {
+    readers_.erase(user);
+  }
+}
+
+void FakeKubeServer::RevokeToken(const std::string& token) {
+  const std::lock_guard lock(mutex_);
+  tokens_.erase(token);
+}
+
+HttpResponse FakeKubeServer::Review(const HttpRequest& request,
+                                    const Parsed& parsed) {
+  Json review = Json::parse(request.body, nullptr, false);
+  if (review.is_discarded()) return Error(400, "BadRequest", "no JSON");
+  if (absl::EndsWith(parsed.path, "/tokenreviews")) {
+    const auto known = tokens_.find(TextAt(review, "/spec/token"));
+    review["status"] = Json::object();
+    if (known != tokens_.end()) {
+      review["status"] = {{"authenticated", true},
+                          {"user",
+                           {{"username", known->second},
+                            {"uid", "uid-of-" + known->second},
+                            {"groups", {"system:authenticated"}},
+                            {"extra", {{"example.org/scope", {"metrics"}}}}}}};
+    }
+  } else {
+    // All that the TokenReview said of the user has to be here.
+    const bool whole =
+        TextAt(review, "/spec/uid") ==
+            "uid-of-" + TextAt(review, "/spec/user") &&
+        TextAt(review, "/spec/groups/0") == "system:authenticated" &&
+        TextAt(review, "/spec/extra/example.org~1scope/0") == "metrics" &&
+        TextAt(review, "/spec/nonResourceAttributes/verb") == "get";
+    review["status"] = {
+        {"allowed", whole && readers_.contains(TextAt(review, "/spec/user"))}};
+  }
+  return {.status = 201, .body = review.dump()};
+}
+
 HttpResponse FakeKubeServer::Write(const HttpRequest& request,
                                    const Parsed& parsed) {
   Json body = Json::parse(request.body, nullptr, /*allow_exceptions=*/false);
@@ -246,6 +291,7 @@ HttpResponse FakeKubeServer::Write(const HttpRequest& request,
 
 HttpResponse FakeKubeServer::Serve(const HttpRequest& request,
                                    const Parsed& parsed) {
+  if (absl::EndsWith(parsed.path, "reviews")) return Review(request, parsed);
   if (request.method == "POST" || request.method == "PUT" ||
       request.method == "PATCH") {
     return Write(request, parsed);

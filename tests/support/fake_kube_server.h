@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,11 @@ class FakeKubeServer : public Transport {
   // Runs before each request is served; what it returns other than 0 is its
   // HTTP status (an admission policy's 422, RBAC's 403).
   void SetFilter(std::function<int(const HttpRequest&)> filter);
+  // TokenReviews know the token from then on; with `reads`, its user may `get`
+  // every nonResourceURL.
+  void SetToken(const std::string& token, const std::string& user, bool reads);
+  // Nobody knows it any more.
+  void RevokeToken(const std::string& token);
   // All watches break; without `cleanly` as by a lost connection.
   void BreakWatches(bool cleanly);
   // Events up to now are forgotten: a watch from before gets 410.
@@ -84,6 +90,7 @@ class FakeKubeServer : public Transport {
   static bool Matches(const Parsed& parsed, const Json& object);
   HttpResponse Serve(const HttpRequest& request, const Parsed& parsed);
   HttpResponse List(const Parsed& parsed);
+  HttpResponse Review(const HttpRequest& request, const Parsed& parsed);
   HttpResponse Write(const HttpRequest& request, const Parsed& parsed);
   absl::StatusOr<HttpResponse> Watch(const HttpRequest& request,
                                      const Parsed& parsed, const Sink& sink);
@@ -103,6 +110,8 @@ class FakeKubeServer : public Transport {
   int answer_ = 0;
   absl::Duration retry_after_;
   std::function<int(const HttpRequest&)> filter_;
+  std::map<std::string, std::string> tokens_;  // their users
+  std::set<std::string> readers_;
   std::vector<std::string> requests_;
   uint64_t breaks_ = 0;
   bool clean_break_ = false;

@@ -95,6 +95,13 @@ struct PrivateKeySource {
   bool generate = false;  // make an Ed25519 key when the file is not there
 };
 
+// Where /metrics is served over TLS to whoever the API server lets read it.
+struct SecureMetricsSocket {
+  base::Endpoint listen;
+  std::string certificate_file;  // PEM, as key_file; read again on change
+  std::string key_file;
+};
+
 // DESIGN 5: the node's own packets to its peers' node addresses.
 enum class NodeTraffic : uint8_t {
   kOff,   // stays out of the tunnels
@@ -211,6 +218,8 @@ struct Config {
   std::string state_directory = "/var/lib/espalier";
   // 127.0.0.1:9469 unless said otherwise; nullopt: no HTTP at all.
   std::optional<base::Endpoint> metrics_listen;
+  // /metrics for others than the node itself; in Kubernetes alone.
+  std::optional<SecureMetricsSocket> secure_metrics;
   base::LogLevel log_level = base::LogLevel::kInfo;
   // Empty: no key log. Whoever reads that folder reads the traffic.
   std::string key_log_directory;

@@ -15,6 +15,7 @@
 #include "agent/mesh/config/modes.h"
 #include "agent/mesh/config/proposals.h"
 #include "agent/mesh/config/reader.h"
+#include "agent/mesh/config/sockets.h"
 #include "agent/mesh/config/tunnel_kinds.h"
 #include "agent/mesh/config/yaml_tree.h"
 
@@ -479,45 +480,6 @@ void ReadNodeTraffic(const MapReader& map, Config* out) {
                read)) {
     out->node_traffic_exceptions = std::move(exceptions);
   }
-}
-
-absl::StatusOr<base::Endpoint> ParseEndpoint(const std::string& text) {
-  const size_t colon = text.rfind(':');
-  if (colon != std::string::npos) {
-    std::string host = text.substr(0, colon);
-    if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
-      host = host.substr(1, host.size() - 2);
-    } else if (absl::StrContains(host, ':')) {
-      host.clear();  // an IPv6 address wants its brackets
-    }
-    if (host == "localhost") host = "127.0.0.1";
-    uint32_t port = 0;
-    absl::StatusOr<base::IpAddress> address = base::IpAddress::Parse(host);
-    if (address.ok() && absl::SimpleAtoi(text.substr(colon + 1), &port) &&
-        port > 0 && port <= 65535) {
-      return base::Endpoint{*address, static_cast<uint16_t>(port)};
-    }
-  }
-  return absl::InvalidArgumentError("ADDRESS:PORT or [ADDRESS]:PORT");
-}
-
-void ReadSockets(const YamlNode& node, ErrorList* errors, Config* out) {
-  const MapReader map("sockets", node, errors);
-  std::string text;
-  if (!map.Text("metrics", "ADDRESS:PORT, [ADDRESS]:PORT or 'none'", &text)) {
-    return;
-  }
-  if (text == "none") {
-    out->metrics_listen.reset();
-    return;
-  }
-  absl::StatusOr<base::Endpoint> endpoint = ParseEndpoint(text);
-  if (!endpoint.ok()) {
-    map.Wrong("metrics", *map.Get("metrics"),
-              "ADDRESS:PORT, [ADDRESS]:PORT or 'none'");
-    return;
-  }
-  out->metrics_listen = *endpoint;
 }
 
 void ReadCluster(const YamlNode& node, ErrorList* errors, Config* out) {

@@ -48,11 +48,43 @@ app.kubernetes.io/component: {{ .component }}
 {{- toJson .Values.clusterPodCIDRs }}
 {{- end }}
 
+{{/* Call with the value and its name. Plain HTTP stays on the node. */}}
 {{- define "espalier.healthHost" -}}
-{{- $host := regexReplaceAll ":[0-9]+$" .Values.metrics.listen "" | trimAll "[]" -}}
-{{- if has $host (list "0.0.0.0" "::" "") }}127.0.0.1{{ else }}{{ $host }}{{ end -}}
+{{- $host := regexReplaceAll ":[0-9]+$" .listen "" | trimAll "[]" | replace "localhost" "127.0.0.1" -}}
+{{- if not (or (eq $host "::1") (regexMatch "^127\\.[0-9.]+$" $host)) }}
+{{- fail (printf "%s is %s: metrics and health over plain HTTP are for the node alone, for instance 127.0.0.1:9469. metrics.secure.enabled serves the metrics to others" .name .listen) }}
+{{- end }}
+{{- $host }}
 {{- end }}
 
-{{- define "espalier.healthPort" -}}
-{{- regexFind "[0-9]+$" .Values.metrics.listen -}}
+{{- define "espalier.port" -}}
+{{- regexFind "[0-9]+$" . -}}
+{{- end }}
+
+{{/* Of an endpoint of a PodMonitor: call with root and listen. No port is
+     declared (it would be a host port), so the operator's own choice by port
+     would find no target: the address says it. */}}
+{{- define "espalier.secureEndpoint" -}}
+path: /metrics
+scheme: https
+# The metrics' own labels pod and node mean what is told, not who tells it.
+honorLabels: true
+tlsConfig:
+  serverName: {{ .root.Values.metrics.secure.serverName }}
+  ca:
+    secret: {name: {{ .root.Values.metrics.secure.secretName }}, key: ca.crt}
+authorization:
+  type: Bearer
+  credentials: {name: espalier-metrics-token, key: token}
+relabelings:
+  - sourceLabels: [__meta_kubernetes_pod_ip]
+    regex: ([0-9.]+)
+    replacement: $1:{{ include "espalier.port" .listen }}
+    targetLabel: __address__
+  - sourceLabels: [__meta_kubernetes_pod_ip]
+    regex: (.*:.*)
+    replacement: "[$1]:{{ include "espalier.port" .listen }}"
+    targetLabel: __address__
+  - sourceLabels: [__meta_kubernetes_pod_node_name]
+    targetLabel: node
 {{- end }}

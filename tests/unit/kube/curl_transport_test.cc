@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/unit/kube/tls_server.h"
+#include "tests/support/tls_server.h"
 
 namespace espalier::kube {
 namespace {

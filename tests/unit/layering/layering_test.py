@@ -34,7 +34,7 @@ ALLOWED = {
         "agent/guard", "agent/ike", "agent/crypto", "agent/ipam", "agent/kube"},
     "agent/service": {
         "agent/base", "agent/ike", "agent/datapath", "agent/network", "agent/ipam",
-        "agent/pods", "agent/mesh", "agent/guard", PROTO},
+        "agent/pods", "agent/mesh", "agent/guard", "agent/kube", PROTO},
     "agent/runtime": {
         "agent/base", "agent/wire", "agent/crypto", "agent/ike", "agent/datapath",
         "agent/esp"},

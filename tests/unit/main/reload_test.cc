@@ -75,6 +75,7 @@ TEST(StartOnlyChanges, IsWhatTheDocumentationSays) {
   b.espd_socket = b.run_directory = b.state_directory = "/x";
   b.key_log_directory = "/x";
   b.metrics_listen = base::Endpoint{base::IpAddress(), 1};
+  b.secure_metrics = {*b.metrics_listen, "/c", "/k"};
   const std::vector<std::string> changed = StartOnlyChanges(a, b);
   EXPECT_EQ(std::set<std::string>(changed.begin(), changed.end()), documented);
 }

@@ -6,6 +6,7 @@
 namespace espalier::mesh {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -48,6 +49,46 @@ TEST(ClusterSource, TheFileNamesTheNodeBeforeTheEnvironmentDoes) {
 
 TEST(ClusterSource, ANodeWithoutANameIsAnError) {
   EXPECT_THAT(ErrorOf(kKubernetes, ""), HasSubstr("NODE_NAME"));
+}
+
+constexpr char kSecure[] =
+    "sockets: {secureMetrics: {listen: '[::]:9470', certificateFile: /c, "
+    "keyFile: /k}}\n";
+
+TEST(ClusterSource, MetricsForOthersAreOverTls) {
+  const absl::StatusOr<Config> config =
+      ParseConfig(absl::StrCat(kKubernetes, kSecure), "f.yaml", "n1");
+  ASSERT_TRUE(config.ok()) << config.status();
+  ASSERT_TRUE(config->secure_metrics.has_value());
+  EXPECT_EQ(config->secure_metrics->listen.ToString(), "[::]:9470");
+  EXPECT_EQ(config->secure_metrics->certificate_file, "/c");
+  EXPECT_EQ(config->secure_metrics->key_file, "/k");
+  EXPECT_EQ(config->metrics_listen->ToString(), "127.0.0.1:9469");
+  EXPECT_THAT(ErrorOf(absl::StrCat(
+                  kKubernetes, "sockets: {secureMetrics: {listen: here}}\n")),
+              AllOf(HasSubstr("secureMetrics.listen is 'here'"),
+                    HasSubstr("certificateFile is missing"),
+                    HasSubstr("keyFile is missing")));
+}
+
+TEST(ClusterSource, PlainMetricsStayOnTheNode) {
+  for (const char* address : {"0.0.0.0:1", "192.0.2.1:1", "'[::]:1'"}) {
+    EXPECT_THAT(ErrorOf(absl::StrCat(kKubernetes,
+                                     "sockets: {metrics: ", address, "}\n")),
+                HasSubstr("expected a loopback address"));
+  }
+  for (const char* address :
+       {"127.0.0.2:1", "localhost:1", "'[::1]:1'", "none"}) {
+    EXPECT_TRUE(ParseConfig(absl::StrCat(kKubernetes,
+                                         "sockets: {metrics: ", address, "}\n"),
+                            "f.yaml", "n1")
+                    .ok());
+  }
+}
+
+TEST(ClusterSource, AFileKnowsNobodyWhoAsksForMetrics) {
+  EXPECT_THAT(ErrorOf(absl::StrCat("node: {name: a}\n", kSecure)),
+              HasSubstr("known by the API server alone"));
 }
 
 TEST(ClusterSource, TheKeyFollowsTheStateDirectory) {

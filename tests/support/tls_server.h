@@ -1,7 +1,7 @@
 // A little HTTPS server on the loopback, with certificates made for the
 // occasion. What it answers is the test's.
-#ifndef ESPALIER_TESTS_UNIT_KUBE_TLS_SERVER_H_
-#define ESPALIER_TESTS_UNIT_KUBE_TLS_SERVER_H_
+#ifndef ESPALIER_TESTS_SUPPORT_TLS_SERVER_H_
+#define ESPALIER_TESTS_SUPPORT_TLS_SERVER_H_
 
 #include <atomic>
 #include <functional>
@@ -78,4 +78,4 @@ std::string HttpAnswer(int status, const std::string& body,
 
 }  // namespace espalier::kube
 
-#endif  // ESPALIER_TESTS_UNIT_KUBE_TLS_SERVER_H_
+#endif  // ESPALIER_TESTS_SUPPORT_TLS_SERVER_H_

@@ -1,4 +1,4 @@
-#include "tests/unit/kube/tls_server.h"
+#include "tests/support/tls_server.h"
 
 #include <arpa/inet.h>
 #include <openssl/err.h>
