@@ -112,14 +112,40 @@ def report(name: str, **status) -> dict:
 
 
 def policies_answer(admin: Client) -> None:
-    """A policy is in force some moments after it was made, and a binding's
-    authorizer after its role."""
-    def refused() -> bool:
-        result = admin.kubectl("create", "namespace", "probe", "--dry-run=server", "-o", "name")
-        assert result.returncode == 0
-        bad = admin.kubectl(
-            "apply", "--dry-run=server", "-f", "-", check=False, input=json.dumps({
-                "apiVersion": "v1", "kind": "Namespace", "metadata": {
-                    "name": "probe", "annotations": {"espalier.dev/encryption": "nonsense"}}}))
-        return bad.returncode != 0
-    wait_until(refused, 60, "the admission policies are in force")
+    """A policy is in force some moments after it was made, each at a moment of its
+    own, and a binding's authorizer after its role. So each is asked by dry runs for
+    what it alone refuses."""
+    name = "policy-probe"
+
+    def namespace(mode: str) -> dict:
+        return {"apiVersion": "v1", "kind": "Namespace", "metadata": {
+            "name": name, "annotations": {"espalier.dev/encryption": mode}}}
+
+    def create(item: dict, client: Client = admin) -> str:
+        return client.kubectl("create", "--dry-run=server", "-f", "-", check=False,
+                              input=json.dumps(item)).stderr
+
+    assert admin.apply(namespace("required")) == ""
+    admin.kubectl("create", "clusterrole", name, "--verb=get,patch", "--resource=namespaces")
+    admin.kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}",
+                  f"--user={name}")
+    agent = Client(admin.cluster, user=f"system:serviceaccount:{SPACE}:espalier-agent")
+    editor = Client(admin.cluster, user=name)
+    bad = namespace("nonsense")
+    bad["metadata"]["name"] = f"{name}-2"
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": name},
+           "spec": {"hostNetwork": True, "containers": [{"name": "c", "image": "none"}]}}
+    probes = {
+        "espalier-words": lambda: "expected one of" in create(bad),
+        "espalier-host-network": lambda: "asks for encryption" in create(pod),
+        "espalier-own-node": lambda: "names no node" in create(espalier_node(name), agent),
+        "espalier-weaken": lambda: "may not weaken" in editor.kubectl(
+            "annotate", "--dry-run=server", "namespace", name, "espalier.dev/encryption-",
+            check=False).stderr}
+    made = {item["metadata"]["name"] for item in admin.cluster.get(
+        "validatingadmissionpolicies")["items"]}
+    assert {policy for policy in made if policy.startswith("espalier-")} == set(probes)
+    for policy, refuses in probes.items():
+        wait_until(refuses, 60, f"the admission policy {policy} is in force")
+    admin.kubectl("delete", f"clusterrolebinding/{name}", f"clusterrole/{name}")
+    admin.kubectl("delete", "namespace", name, "--wait=false")
