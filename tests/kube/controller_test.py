@@ -19,7 +19,7 @@ from lab.kube import Cluster
 def control(kube_lab) -> Cluster:
     cluster = Cluster(kube_lab, nodes=0)
     cluster.up()
-    install(cluster, CHART)
+    install(cluster, CHART, metrics={"secure": {"enabled": True}})
     return cluster
 
 
@@ -39,7 +39,7 @@ def account(control) -> pathlib.Path:
 class Replica:
     count = 0
 
-    def __init__(self, control: Cluster, account: pathlib.Path):
+    def __init__(self, control: Cluster, account: pathlib.Path, *flags: str):
         Replica.count += 1
         self.control = control
         self.identity = f"replica-{Replica.count}"
@@ -48,7 +48,7 @@ class Replica:
             binary("espalier-controller"), f"--cluster-pod-cidr={','.join(CIDRS)}",
             "--node-cidr=192.0.2.0/24", f"--namespace={SPACE}",
             f"--identity={self.identity}", f"--listen=127.0.0.1:{self.port}",
-            f"--kubeconfig={account}"])
+            f"--kubeconfig={account}", *flags])
 
     def http(self, path: str) -> str:
         return self.control.control.namespace.run(
@@ -167,6 +167,39 @@ def test_a_weakened_namespace_leaves_an_event(control, admin, replica):
     admin.kubectl("annotate", "namespace", "shop", "espalier.dev/encryption-")
     wait_until(lambda: "was required and is preferred" in admin.kubectl(
         "get", "events", "-n", "shop").stdout, 30, "the event")
+
+
+def test_metrics_for_others_ask_the_api_server(control, admin, account):
+    """With the controller's own account: what the chart lets it ask."""
+    authority = control.settings.authority
+    authority.issue("metrics", "espalier-metrics", server=["espalier-metrics", "127.0.0.1"])
+    replica = Replica(control, account, "--secure-metrics-listen=0.0.0.0:9478",
+                      f"--secure-metrics-certificate={authority.folder}/metrics.crt",
+                      f"--secure-metrics-key={authority.folder}/metrics.key").ready()
+    for name in ("scraper", "stranger"):
+        admin.kubectl("create", "serviceaccount", name, "-n", SPACE)
+    admin.kubectl("create", "clusterrolebinding", "scraper",
+                  "--clusterrole=espalier-metrics-reader", f"--serviceaccount={SPACE}:scraper")
+
+    def ask(*words: str, path: str = "/metrics") -> str:
+        return control.control.namespace.run(
+            ["curl", "-s", "--cacert", authority.certificate, "-w", "\n%{http_code}", *words,
+             f"https://127.0.0.1:9478{path}"], check=False).stdout
+
+    def token(name: str) -> list[str]:
+        text = admin.kubectl("create", "token", name, "-n", SPACE).stdout.strip()
+        return ["-H", f"Authorization: Bearer {text}"]
+    wait_until(lambda: ask().endswith("401"), 30, "the certificate is served")
+    assert ask("-H", "Authorization: Bearer none").endswith("401")
+    assert ask(*token("stranger")).endswith("403")
+    scraper = token("scraper")
+    wait_until(lambda: ask(*scraper).endswith("200"), 30, "its role is in force")
+    assert "espalier_controller_leader" in ask(*scraper)
+    # Health is not for others, whoever they are.
+    assert ask(*scraper, path="/healthz").endswith("404")
+    assert control.control.namespace.run(
+        ["curl", "-s", "http://127.0.0.1:9478/metrics"], check=False).stdout == ""
+    replica.process.stop()
 
 
 def test_without_its_rights_it_says_so(control):

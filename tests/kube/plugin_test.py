@@ -204,3 +204,22 @@ def test_sysdump(installed, kube_lab):
     files = {path.name for path in pathlib.Path(folder).iterdir()}
     assert {"espaliernodes.yaml", "nodes.yaml", "node-node-1.tunnels.json"} <= files
     assert not any("PRIVATE KEY" in path.read_text() for path in folder.iterdir())
+
+
+def test_helm_test_fails_where_a_tunnel_is_down(installed):
+    """Last: nothing is up after it. That it passes else, install_test.py shows."""
+    agent = espalier.component_pod(installed, "agent", "node-1")["metadata"]["name"]
+    # The pod of the test goes where an agent answers.
+    installed.kubectl("cordon", "node-2")
+    installed.kubectl("patch", "daemonset", "espalier-espd", "-n", espalier.NAMESPACE,
+                      "--type=merge", "-p", json.dumps({"spec": {"template": {"spec": {
+                          "nodeSelector": {"kubernetes.io/hostname": "nowhere"}}}}}))
+    wait_until(lambda: installed.kubectl(
+        "exec", "-n", espalier.NAMESPACE, agent, "-c", "agent", "--",
+        "/usr/bin/kubectl-espalier", "status", check=False).returncode == 4, 60,
+        "its tunnel is down")
+    result = installed.helm("test", "espalier", "-n", espalier.NAMESPACE, "--timeout", "60s",
+                            check=False, timeout=90)
+    assert result.returncode != 0
+    ended = installed.get("pod", "espalier-test", "-n", espalier.NAMESPACE)["status"]
+    assert ended["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 4
