@@ -141,6 +141,26 @@ std::optional<Error> ReadValidAttachments(const json& object,
   return std::nullopt;
 }
 
+// Whoever shapes by it takes the ingress hook of the pod's interface from the
+// guard, as the bandwidth plugin does: neither would do what it has to.
+std::optional<Error> RefuseBandwidth(const json& object) {
+  for (const char* key : {"capabilities", "runtimeConfig"}) {
+    const auto part = object.find(key);
+    if (part == object.end() || !part->is_object()) continue;
+    const auto bandwidth = part->find("bandwidth");
+    if (bandwidth == part->end() || bandwidth->is_null() ||
+        *bandwidth == json(false)) {
+      continue;
+    }
+    return UnsupportedError(
+        absl::StrCat(key, ".bandwidth"), *bandwidth,
+        "Espalier does not shape traffic, and the bandwidth plugin's ingress "
+        "qdisc collides with the guard of the pod's interface; remove the "
+        "field, and the plugin from the list");
+  }
+  return std::nullopt;
+}
+
 std::optional<Error> RefuseUnsupported(const json& object) {
   const auto ipam = object.find("ipam");
   if (ipam != object.end() && !(ipam->is_object() && ipam->empty()) &&
@@ -155,7 +175,7 @@ std::optional<Error> RefuseUnsupported(const json& object) {
                             "masquerading is a setting of the agent; remove "
                             "the field");
   }
-  return std::nullopt;
+  return RefuseBandwidth(object);
 }
 
 }  // namespace

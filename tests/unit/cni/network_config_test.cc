@@ -113,6 +113,30 @@ TEST(NetworkConfigTest, RefusesFieldsItCannotHonour) {
         Command::kDelete);
 }
 
+// The bandwidth plugin's ingress qdisc collides with the guard.
+TEST(NetworkConfigTest, RefusesBandwidth) {
+  const auto config = [](const std::string& field) {
+    return R"({"cniVersion":"1.1.0","name":"n",)" + field + "}";
+  };
+  const std::string shaped =
+      R"("runtimeConfig":{"bandwidth":{"ingressRate":1000,"ingressBurst":1}})";
+  ExpectError(config(R"("capabilities":{"bandwidth":true})"), 2,
+              R"("capabilities.bandwidth": true)");
+  ExpectError(config(shaped), 2, "collides with the guard");
+  ExpectError(config(shaped), 2, "ingressRate");
+  ExpectError(config(shaped), 2, "bandwidth", Command::kStatus);
+  // A word that is not `true` is no "no" either.
+  ExpectError(config(R"("capabilities":{"bandwidth":"yes"})"), 2, "yes");
+  ExpectError(config(R"("runtimeConfig":{"bandwidth":{}})"), 2, "bandwidth");
+
+  Parse(config(R"("capabilities":{"bandwidth":false,"portMappings":true})"));
+  Parse(config(R"("runtimeConfig":{"bandwidth":null,"portMappings":[]})"));
+  Parse(config(R"("capabilities":["bandwidth"],"runtimeConfig":7)"));
+  // What was attached before is taken down all the same.
+  Parse(config(shaped), Command::kDelete);
+  Parse(config(shaped), Command::kCollectGarbage);
+}
+
 TEST(NetworkConfigTest, ReadsValidAttachments) {
   const char* head = R"({"cniVersion":"1.1.0","name":"n",)";
   const auto gc = [head](const std::string& field) {
