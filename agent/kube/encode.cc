@@ -95,9 +95,6 @@ Json ToJson(const EspalierNode::Spec& spec) {
         reinterpret_cast<const char*>(key.data()), key.size())));
   }
   SetText(&json, "datapath", spec.datapath);
-  for (const base::Family family : spec.families) {
-    json["families"].push_back(family == base::Family::kIpv4 ? "IPv4" : "IPv6");
-  }
   return json;
 }
 
@@ -119,7 +116,8 @@ Json ToJson(const EspalierNodeReport::Status& status) {
       {"pods",
        {{"required", status.pods.required},
         {"preferred", status.pods.preferred},
-        {"disabled", status.pods.disabled}}},
+        {"disabled", status.pods.disabled},
+        {"unprotected", status.pods.unprotected}}},
       {"drops", status.drops.empty() ? Json::object() : Json(status.drops)}};
   SetText(&json, "agentVersion", status.agent_version);
   SetText(&json, "datapath", status.datapath);

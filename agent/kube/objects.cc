@@ -173,13 +173,6 @@ absl::Status Fill(const Json& json, EspalierNode* node) {
     node->spec.natt_port = ReadPort(ports, "natt", 4500, &node->problem);
     node->spec.plaintext_blocks =
         ReadPrefixes(*spec, "plaintextBlocks", &node->problem);
-    for (const Json& family : ReadArray(*spec, "families")) {
-      const bool v4 = family == "IPv4";
-      if (node->spec.families.size() < 2 && (v4 || family == "IPv6")) {
-        node->spec.families.push_back(v4 ? base::Family::kIpv4
-                                         : base::Family::kIpv6);
-      }
-    }
   }
   const Json* status = Find(json, "status");
   if (status != nullptr && status->is_object()) {
@@ -207,7 +200,8 @@ absl::Status Fill(const Json& json, EspalierNodeReport* report) {
   if (const Json* pods = Find(*status, "pods")) {
     out.pods = {.required = ReadInt(*pods, "required"),
                 .preferred = ReadInt(*pods, "preferred"),
-                .disabled = ReadInt(*pods, "disabled")};
+                .disabled = ReadInt(*pods, "disabled"),
+                .unprotected = ReadInt(*pods, "unprotected")};
   }
   const Json* drops = Find(*status, "drops");
   if (drops != nullptr && drops->is_object()) {

@@ -92,7 +92,6 @@ struct EspalierNodeSpec {
   uint16_t ike_port = 500;
   uint16_t natt_port = 4500;
   std::vector<base::IpPrefix> plaintext_blocks;
-  std::vector<base::Family> families;
   friend bool operator==(const EspalierNodeSpec&,
                          const EspalierNodeSpec&) = default;
 };
@@ -129,6 +128,7 @@ struct EspalierNodeReportStatus {
     int64_t required = 0;
     int64_t preferred = 0;
     int64_t disabled = 0;
+    int64_t unprotected = 0;  // attached by another CNI plugin
     friend bool operator==(const Pods&, const Pods&) = default;
   };
   std::string agent_version;

@@ -125,8 +125,7 @@ def test_even_with_every_right_an_agent_stays_with_its_node(control, agent_a, ad
     ({"datapath": "magic"}, "datapath"),
     ({"ports": {"ike": 70000}}, "ports"),
     ({"plaintextBlocks": ["10.244.1.0"]}, "plaintextBlocks"),
-    ({"plaintextBlocks": ["everything"]}, "plaintextBlocks"),
-    ({"families": ["IPv5"]}, "families")])
+    ({"plaintextBlocks": ["everything"]}, "plaintextBlocks")])
 def test_the_schema_refuses(agent_a, spec, words):
     assert words in agent_a.apply(espalier_node("a", **spec))
 
@@ -135,7 +134,7 @@ def test_the_schema_takes_what_is_right(agent_a):
     assert agent_a.apply(espalier_node(
         "a", publicKeys=[KEY, KEY[:-4] + "AAA="], datapath="kernel",
         plaintextBlocks=["10.244.1.0/28", "fd00:244:0:1::/124"],
-        families=["IPv4", "IPv6"], ports={"ike": 500, "natt": 4500})) == ""
+        ports={"ike": 500, "natt": 4500})) == ""
 
 
 def test_the_schema_of_the_status(admin):

@@ -44,7 +44,6 @@ class ApiTest : public ::testing::Test {
     node.spec.public_keys = {base::Bytes(44, 7)};
     node.spec.datapath = "user";
     node.spec.plaintext_blocks = {*base::IpPrefix::Parse("10.1.0.0/28")};
-    node.spec.families = {base::Family::kIpv4, base::Family::kIpv6};
     return node;
   }
   absl::Status ApplySpec(const EspalierNode& node) {

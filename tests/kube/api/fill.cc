@@ -30,9 +30,7 @@ EspalierNode Node(int number, int round) {
   for (int i = 0; i < 32; ++i) {
     key.push_back(static_cast<uint8_t>(number * 31 + i * 7 + round));
   }
-  node.spec = {.public_keys = {key},
-               .datapath = "kernel",
-               .families = {base::Family::kIpv4, base::Family::kIpv6}};
+  node.spec = {.public_keys = {key}, .datapath = "kernel"};
   const std::string middle = absl::StrCat(number / 250, ".", number % 250);
   node.status = EspalierNodeStatus{
       .node_uid = absl::StrCat("0f4a1a2c-7f6e-4c7b-9a39-",

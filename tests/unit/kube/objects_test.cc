@@ -31,8 +31,7 @@ TEST(Objects, EspalierNodeAsTheApiServerGivesIt) {
                            "name": "node-a", "uid": "n1"}]},
     "spec": {"publicKeys": ["AQID"], "datapath": "kernel", "future": {"a": 1},
       "ports": {"ike": 1500, "natt": 14500},
-      "plaintextBlocks": ["10.1.0.0/28", "fd00::/124"],
-      "families": ["IPv4", "IPv6"]},
+      "plaintextBlocks": ["10.1.0.0/28", "fd00::/124"]},
     "status": {"nodeUID": "n1", "addresses": ["192.0.2.1", "2001:db8::1"],
       "podCIDRs": ["10.1.0.0/24", "fd00::/64"],
       "conditions": [{"type": "Verified", "status": "True", "reason": "Ok",
@@ -53,8 +52,6 @@ TEST(Objects, EspalierNodeAsTheApiServerGivesIt) {
   EXPECT_EQ(node->spec.natt_port, 14500);
   EXPECT_THAT(node->spec.plaintext_blocks,
               ElementsAre(Prefix("10.1.0.0/28"), Prefix("fd00::/124")));
-  EXPECT_THAT(node->spec.families,
-              ElementsAre(base::Family::kIpv4, base::Family::kIpv6));
   ASSERT_TRUE(node->status.has_value());
   EXPECT_THAT(node->status->addresses,
               ElementsAre(Address("192.0.2.1"), Address("2001:db8::1")));
@@ -71,8 +68,7 @@ TEST(Objects, APartThatCannotBeReadIsLeftOut) {
     "metadata": {"name": "a", "annotations": 5, "ownerReferences": {}},
     "spec": {"publicKeys": ["%%", "AQID", 7], "datapath": 4,
       "ports": {"ike": 70000, "natt": "x"},
-      "plaintextBlocks": ["10.0.0.1/8", "10.0.0.0/28", null],
-      "families": ["IPv5", "IPv4"]},
+      "plaintextBlocks": ["10.0.0.1/8", "10.0.0.0/28", null]},
     "status": {"addresses": ["nowhere", "192.0.2.1"], "podCIDRs": "x",
                "conditions": [1, {"status": "True"}]}})");
   ASSERT_TRUE(node.ok()) << node.status();
@@ -81,7 +77,6 @@ TEST(Objects, APartThatCannotBeReadIsLeftOut) {
   EXPECT_EQ(node->spec.ike_port, 500);
   EXPECT_EQ(node->spec.natt_port, 4500);
   EXPECT_THAT(node->spec.plaintext_blocks, ElementsAre(Prefix("10.0.0.0/28")));
-  EXPECT_THAT(node->spec.families, ElementsAre(base::Family::kIpv4));
   EXPECT_THAT(node->status->addresses, ElementsAre(Address("192.0.2.1")));
   EXPECT_THAT(node->status->pod_cidrs, IsEmpty());
   EXPECT_THAT(node->status->conditions, IsEmpty());
@@ -195,8 +190,7 @@ TEST(Objects, DecodeIsTheInverseOfEncode) {
                .datapath = "user",
                .ike_port = 501,
                .natt_port = 4501,
-               .plaintext_blocks = {Prefix("10.0.0.0/28")},
-               .families = {base::Family::kIpv6}};
+               .plaintext_blocks = {Prefix("10.0.0.0/28")}};
   ExpectRoundTrip(node);
   node.status = EspalierNodeStatus{.node_uid = "nu",
                                    .addresses = {Address("192.0.2.1")},
@@ -210,7 +204,7 @@ TEST(Objects, DecodeIsTheInverseOfEncode) {
       .datapath = "kernel",
       .conditions = conditions,
       .tunnels = {.wanted = 3, .up = 2, .fallback = 1},
-      .pods = {.required = 1, .preferred = 2, .disabled = 3},
+      .pods = {.required = 1, .preferred = 2, .disabled = 3, .unprotected = 4},
       .drops = {{"required", 7}},
       .last_report = absl::FromUnixSeconds(1800000000)};
   ExpectRoundTrip(report);
