@@ -28,6 +28,7 @@ struct NodeRow {
   int64_t required = 0;
   int64_t preferred = 0;
   int64_t disabled = 0;
+  int64_t unprotected = 0;
   int64_t drops = 0;
   std::string datapath;
   std::string version;
@@ -84,6 +85,7 @@ void AddReport(const Json& object, absl::Time now, NodeRow* row) {
   row->required = NumberAt(object, "/status/pods/required");
   row->preferred = NumberAt(object, "/status/pods/preferred");
   row->disabled = NumberAt(object, "/status/pods/disabled");
+  row->unprotected = NumberAt(object, "/status/pods/unprotected");
   row->drops = NumberAt(object, "/status/drops/required");
   row->version = TextAt(object, "/status/agentVersion");
   if (row->up < row->wanted) {
@@ -95,11 +97,11 @@ void AddReport(const Json& object, absl::Time now, NodeRow* row) {
         absl::StrCat("its agent has not reported for ", row->age));
   }
   for (const Json& condition : At(object, "/status/conditions")) {
-    if (TextAt(condition, "/type") == "Ready" &&
-        TextAt(condition, "/status") != "True") {
-      row->problems.push_back(absl::StrCat("its agent is not ready: ",
-                                           TextAt(condition, "/message")));
-    }
+    // Unknown is what cannot be seen, and no fault.
+    if (TextAt(condition, "/status") != "False") continue;
+    row->problems.push_back(absl::StrCat(
+        TextAt(condition, "/type") == "Ready" ? "its agent is not ready: " : "",
+        TextAt(condition, "/message")));
   }
 }
 
@@ -200,6 +202,7 @@ std::string Text(const Overview& overview, bool wide) {
   int64_t required = 0;
   int64_t preferred = 0;
   int64_t disabled = 0;
+  int64_t unprotected = 0;
   std::vector<std::string> heads = {"NODE",     "AGENT", "VERIFIED", "TUNNELS",
                                     "REQUIRED", "DROPS", "REPORTED"};
   if (wide) {
@@ -214,6 +217,7 @@ std::string Text(const Overview& overview, bool wide) {
     required += row.required;
     preferred += row.preferred;
     disabled += row.disabled;
+    unprotected += row.unprotected;
     const auto number = [&](int64_t n) {
       return row.reported ? absl::StrCat(n) : "";
     };
@@ -234,9 +238,13 @@ std::string Text(const Overview& overview, bool wide) {
     table.Add(std::move(cells));
   }
   // Each tunnel has two ends, and each end counts its own.
-  absl::StrAppend(&text, "tunnel ends: ", up, " of ", wanted,
-                  " up\npods: ", required, " required, ", preferred,
-                  " preferred, ", disabled, " disabled\n\n");
+  absl::StrAppend(
+      &text, "tunnel ends: ", up, " of ", wanted, " up\npods: ", required,
+      " required, ", preferred, " preferred, ", disabled, " disabled",
+      unprotected == 0 ? ""
+                       : absl::StrCat(", ", unprotected,
+                                      " of another CNI plugin, unprotected"),
+      "\n\n");
   text += overview.nodes.empty() ? "No node has an agent.\n" : table.Render();
   for (const std::string& problem : overview.problems) {
     absl::StrAppend(&text, "Problem: ", Printable(problem), "\n");
@@ -264,7 +272,8 @@ Json AsJson(const Overview& overview) {
          {"pods",
           {{"required", row.required},
            {"preferred", row.preferred},
-           {"disabled", row.disabled}}},
+           {"disabled", row.disabled},
+           {"unprotected", row.unprotected}}},
          {"drops", row.drops},
          {"datapath", row.datapath},
          {"version", row.version},

@@ -115,6 +115,7 @@ int Tell(const Cluster& cluster, const std::vector<AgentAnswer>& answers,
   uint64_t esp_out = 0;
   uint64_t esp_in = 0;
   size_t pods = 0;
+  std::vector<std::string> warnings;
   for (const AgentAnswer& answer : answers) {
     if (!answer.error.empty()) {
       findings.push_back(
@@ -126,6 +127,9 @@ int Tell(const Cluster& cluster, const std::vector<AgentAnswer>& answers,
     esp_in += proof.esp_in();
     pods += static_cast<size_t>(proof.pods_size());
     AddProof(proof, answer.agent.node, &table, &findings);
+    for (const std::string& warning : proof.warnings()) {
+      warnings.push_back(absl::StrCat(answer.agent.node, ": ", warning));
+    }
     if (!proof.proven() && proof.findings().empty()) {
       findings.push_back(absl::StrCat(answer.agent.node, ": not proven"));
     }
@@ -135,7 +139,6 @@ int Tell(const Cluster& cluster, const std::vector<AgentAnswer>& answers,
         "no pod is `required`, so there is nothing to prove. Annotate a "
         "namespace: espalier.dev/encryption: required");
   }
-  std::vector<std::string> warnings;
   WarnOfDnsPods(cluster, &warnings);
   WarnOfDnsCaches(cluster, &warnings);
   const bool proven = findings.empty();

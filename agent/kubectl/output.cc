@@ -86,6 +86,12 @@ std::string ProbeText(const v1::Tunnel& t) {
   return text;
 }
 
+std::string Lacking(const v1::Tunnel& t) {
+  if (t.missing_families().empty()) return "";
+  return absl::StrCat("no pod CIDR of ",
+                      absl::StrJoin(t.missing_families(), ", "));
+}
+
 std::string GuardsText(const v1::AgentStatus& s) {
   std::string text;
   for (const v1::GuardState& guard : s.guards()) {
@@ -152,7 +158,8 @@ std::string StatusText(const v1::AgentStatus& s) {
        {"Plaintext blocks", Join(s.plaintext_blocks())},
        {"Configuration",
         absl::StrCat("loaded ", TimeUtil::ToString(s.config_loaded()))},
-       {"Refused since", s.config_error()}},
+       {"Refused since", s.config_error()},
+       {"Problems", absl::StrJoin(s.problems(), "; ")}},
       0);
 }
 
@@ -207,6 +214,7 @@ std::string TunnelText(const v1::Tunnel& t) {
        {"Problem", t.problem()},
        {"Addresses", Join(t.addresses())},
        {"Pod CIDRs", Join(t.pod_cidrs())},
+       {"Dropped", Lacking(t)},
        {"Suite", t.suite()},
        {"ESP in UDP", t.fell_back() ? absl::StrCat(YesNo(t.encapsulated()),
                                                    " (", kFellBack, ")")
@@ -395,6 +403,9 @@ std::string ProofText(const v1::VerifyResponse& proof) {
     text +=
         "Not proven: no pod here is `required`, so there is nothing to "
         "prove\n";
+  }
+  for (const std::string& warning : proof.warnings()) {
+    absl::StrAppend(&text, "Warning: ", Printable(warning), "\n");
   }
   for (const std::string& finding : proof.findings()) {
     absl::StrAppend(&text, "Not proven: ", Printable(finding), "\n");

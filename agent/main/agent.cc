@@ -146,6 +146,7 @@ absl::Status Agent::MakeMesh() {
                                                .mesh = mesh_.get(),
                                                .datapath = datapath_.get(),
                                                .guard = guard_.get(),
+                                               .surroundings = &surroundings_,
                                                .events = &events_,
                                                .key_file = key_file});
   service_ =
@@ -379,6 +380,12 @@ void Agent::UpdatePodSettings() {
     base::Log(LogLevel::kError, "pod settings not changed",
               {{"error", status}});
   });
+}
+
+void Agent::SetCniConfigs(CniConfigs configs) {
+  if (stopping_ || configs == surroundings_.cni_configs()) return;
+  surroundings_.SetCniConfigs(std::move(configs));
+  cni_->SetRefusal(surroundings_.Refusal());
 }
 
 void Agent::SetModes(base::PodModes modes) {

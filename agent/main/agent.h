@@ -23,6 +23,7 @@
 #include "agent/main/key_log.h"
 #include "agent/main/node_datapath.h"
 #include "agent/main/probe_adapter.h"
+#include "agent/main/surroundings/surroundings.h"
 #include "agent/mesh/cluster.h"
 #include "agent/mesh/config/config.h"
 #include "agent/mesh/mesh.h"
@@ -75,6 +76,10 @@ class Agent {
   service::CniServer* cni() { return cni_.get(); }
   // Whether pods can be attached.
   bool ready() const { return was_ready_; }
+  // As others leave this node to it.
+  Surroundings& surroundings() { return surroundings_; }
+  // As far as a pod must not be attached because of them.
+  void SetCniConfigs(CniConfigs configs);
   // The source has something new.
   void Reload();
   // As far as only modes have changed, which is more often.
@@ -116,6 +121,7 @@ class Agent {
   runtime::WorkerPool workers_;
   runtime::IkeDriver driver_;
   IkeAdapter ike_;
+  Surroundings surroundings_;
   // From here on made by Start, in this order.
   std::unique_ptr<NodeDatapath> datapath_;
   std::unique_ptr<network::KernelNodeNetwork> network_;

@@ -79,7 +79,9 @@ bool Flows(mesh::TunnelState state) {
          state == mesh::TunnelState::kAdopted;
 }
 
-v1::Tunnel ToTunnel(const mesh::PeerStatus& peer, base::Instant now) {
+v1::Tunnel ToTunnel(const mesh::PeerStatus& peer,
+                    const std::vector<base::IpPrefix>& own_cidrs,
+                    base::Instant now) {
   v1::Tunnel tunnel;
   tunnel.set_peer(peer.name);
   tunnel.set_state(mesh::TunnelStateName(peer.state));
@@ -91,6 +93,13 @@ v1::Tunnel ToTunnel(const mesh::PeerStatus& peer, base::Instant now) {
   }
   for (const base::IpPrefix& prefix : peer.pod_cidrs) {
     tunnel.add_pod_cidrs(prefix.ToString());
+  }
+  for (const auto& [lacks, has] :
+       {std::pair("the peer", FamiliesLacking(own_cidrs, peer.pod_cidrs)),
+        std::pair("this node", FamiliesLacking(peer.pod_cidrs, own_cidrs))}) {
+    for (const std::string& family : has) {
+      tunnel.add_missing_families(absl::StrCat(family, " (", lacks, ")"));
+    }
   }
   for (const mesh::SaStatus& sa : peer.sas) {
     // The newest of those that send is what the peer's traffic takes.
@@ -250,6 +259,11 @@ absl::Status Backend::Ready() const {
   return parts_.guard->Ready();
 }
 
+absl::Status Backend::AttachesPods() const {
+  ESPALIER_RETURN_IF_ERROR(Ready());
+  return parts_.surroundings->Refusal();
+}
+
 void Backend::TakePods(std::function<void(pods::Snapshot)> done) {
   if (cni_ == nullptr) {
     done({});
@@ -269,7 +283,7 @@ void Backend::GetStatus(Done<v1::AgentStatus> done) {
     status.set_identity(node.identity.ToString());
     status.set_version(ESPALIER_VERSION);
     SetTime(started_, status.mutable_started());
-    const absl::Status ready = Ready();
+    const absl::Status ready = AttachesPods();
     status.set_ready(ready.ok());
     status.set_not_ready_reason(std::string(ready.message()));
     status.set_datapath(parts_.datapath->driver()->name());
@@ -289,6 +303,9 @@ void Backend::GetStatus(Done<v1::AgentStatus> done) {
     status.set_pod_mtu(parts_.mesh->pod_mtu());
     SetTime(config_loaded_, status.mutable_config_loaded());
     status.set_config_error(std::string(config_error_.message()));
+    for (const std::string& problem : parts_.surroundings->Problems()) {
+      status.add_problems(problem);
+    }
     done(status);
   });
 }
@@ -298,7 +315,8 @@ void Backend::ListTunnels(Done<v1::ListTunnelsResponse> done) {
   parts_.mesh->RefreshCounters([this, done = std::move(done)](absl::Status) {
     v1::ListTunnelsResponse response;
     for (const mesh::PeerStatus& peer : parts_.mesh->Peers()) {
-      *response.add_tunnels() = ToTunnel(peer, parts_.clock->Now());
+      *response.add_tunnels() =
+          ToTunnel(peer, parts_.mesh->node().pod_cidrs, parts_.clock->Now());
     }
     done(response);
   });
@@ -317,23 +335,23 @@ absl::StatusOr<mesh::PeerStatus> Backend::FindPeer(
 }
 
 void Backend::ShowTunnel(const std::string& peer, Done<v1::Tunnel> done) {
-  parts_.mesh->RefreshCounters(
-      [this, peer, done = std::move(done)](absl::Status) {
-        absl::StatusOr<mesh::PeerStatus> status = FindPeer(peer);
-        if (!status.ok()) {
-          done(status.status());
-          return;
-        }
-        const base::Instant now = parts_.clock->Now();
-        v1::Tunnel tunnel = ToTunnel(*status, now);
-        for (const ike::IkeSaInfo& ike : parts_.driver->core().IkeSas()) {
-          if (ike.peer == status->id) FillIkeSa(ike, now, tunnel.add_ike_sas());
-        }
-        for (const mesh::SaStatus& sa : status->sas) {
-          FillEspSa(sa, tunnel.add_esp_sas());
-        }
-        done(tunnel);
-      });
+  parts_.mesh->RefreshCounters([this, peer,
+                                done = std::move(done)](absl::Status) {
+    absl::StatusOr<mesh::PeerStatus> status = FindPeer(peer);
+    if (!status.ok()) {
+      done(status.status());
+      return;
+    }
+    const base::Instant now = parts_.clock->Now();
+    v1::Tunnel tunnel = ToTunnel(*status, parts_.mesh->node().pod_cidrs, now);
+    for (const ike::IkeSaInfo& ike : parts_.driver->core().IkeSas()) {
+      if (ike.peer == status->id) FillIkeSa(ike, now, tunnel.add_ike_sas());
+    }
+    for (const mesh::SaStatus& sa : status->sas) {
+      FillEspSa(sa, tunnel.add_esp_sas());
+    }
+    done(tunnel);
+  });
 }
 
 void Backend::ListPods(Done<v1::ListPodsResponse> done) {
@@ -429,6 +447,17 @@ void Backend::TakeMetrics(std::function<void(service::MetricsSnapshot)> done) {
       ++snapshot->pods_by_mode[mode];
       modes[absl::StrCat(pod.pod_namespace, "/", pod.pod_name)] = mode;
     }
+    for (const UnprotectedPod& pod : parts_.surroundings->pods()) {
+      ++snapshot->unprotected_pods[base::ModeName(pod.mode)];
+    }
+    for (const ForeignCniConfig& config :
+         parts_.surroundings->cni_configs().foreign) {
+      ++(config.before_ours ? snapshot->foreign_cni_configs_before
+                            : snapshot->foreign_cni_configs_after);
+    }
+    snapshot->kube_proxy_unsupported =
+        parts_.surroundings->kube_proxy().support ==
+        KubeProxyVerdict::Support::kNo;
     for (const std::string& name : parts_.guard->names()) {
       snapshot->guards[name] = true;
     }
@@ -479,8 +508,9 @@ service::HttpAnswer Backend::Health() {
 
 service::HttpAnswer Backend::Readiness() {
   const std::optional<absl::Status> ready = AskLoop<absl::Status>(
-      parts_.loop,
-      [this](const std::function<void(absl::Status)>& done) { done(Ready()); });
+      parts_.loop, [this](const std::function<void(absl::Status)>& done) {
+        done(AttachesPods());
+      });
   if (!ready) return kNoAnswer;
   if (ready->ok()) return {.body = "ready\n"};
   return {.status = 503, .body = absl::StrCat(ready->message(), "\n")};

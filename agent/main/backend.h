@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "agent/main/guard_control.h"
 #include "agent/main/node_datapath.h"
+#include "agent/main/surroundings/surroundings.h"
 #include "agent/mesh/mesh.h"
 #include "agent/runtime/ike_driver.h"
 #include "agent/service/agent_service.h"
@@ -32,6 +33,7 @@ class Backend : public service::AgentBackend {
     mesh::Mesh* mesh;
     NodeDatapath* datapath;
     GuardControl* guard;
+    const Surroundings* surroundings;
     service::EventHub* events;
     std::string key_file;  // of this node's key; empty: it has none
   };
@@ -52,6 +54,8 @@ class Backend : public service::AgentBackend {
 
   // OK, or why this node is not ready.
   absl::Status Ready() const;
+  // The same, and no pod is refused because of others' configuration.
+  absl::Status AttachesPods() const;
 
   // Any thread but the loop's; waits for the loop.
   service::HttpAnswer Metrics();

@@ -58,6 +58,35 @@ void ProvePod(const pods::PodInfo& pod, v1::PodProof* out) {
   out->set_proven(out->findings().empty());
 }
 
+void ProveUnprotected(const UnprotectedPod& pod, v1::PodProof* out) {
+  out->set_namespace_(pod.pod_namespace);
+  out->set_name(pod.pod_name);
+  out->set_mode(base::ModeName(pod.mode));
+  std::vector<std::string> addresses;
+  for (const base::IpAddress& address : pod.addresses) {
+    addresses.push_back(address.ToString());
+  }
+  out->add_findings(absl::StrCat(
+      "another CNI plugin attached it (", absl::StrJoin(addresses, ", "),
+      "): nothing here protects its traffic; delete it, so that it is made "
+      "anew"));
+}
+
+void AddCniConfigs(const std::vector<ForeignCniConfig>& configs,
+                   v1::VerifyResponse* out) {
+  for (const ForeignCniConfig& config : configs) {
+    if (config.before_ours) {
+      out->add_findings(absl::StrCat(
+          "the runtime takes ", config.file, " before ", kConflistName,
+          ": pods that are made now are not protected; remove it"));
+    } else {
+      out->add_warnings(absl::StrCat(
+          config.file, " lies beside ", kConflistName,
+          ": were that away for a moment, the runtime would take this"));
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<v1::GuardState> Backend::GuardStates() const {
@@ -114,6 +143,17 @@ void Backend::Verify(const v1::VerifyRequest& request,
                       pod.pod_name == request.name()) {
           ProvePod(pod, response.add_pods());
         }
+      }
+      for (const UnprotectedPod& pod : parts_.surroundings->pods()) {
+        if (all ? pod.mode == base::Mode::kRequired
+                : pod.pod_namespace == request.namespace_() &&
+                      pod.pod_name == request.name()) {
+          ProveUnprotected(pod, response.add_pods());
+        }
+      }
+      // Of pods that are made from now on.
+      if (all) {
+        AddCniConfigs(parts_.surroundings->cni_configs().foreign, &response);
       }
       if (!all && response.pods().empty()) {
         done(absl::NotFoundError(absl::StrCat("this node has no pod ",

@@ -27,7 +27,8 @@ constexpr absl::Duration kAnswerTime = absl::Seconds(5);
 constexpr size_t kMaxAnswer = 64 * 1024;
 constexpr size_t kMaxBinary = size_t{256} << 20;
 constexpr absl::Duration kLookEvery = absl::Milliseconds(200);
-constexpr absl::Duration kTryAgain = absl::Seconds(20);
+constexpr absl::Duration kKeepEvery = absl::Seconds(2);
+constexpr absl::Duration kTellEvery = absl::Seconds(20);
 
 absl::Status FileError(const char* what, const std::string& path) {
   return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " ", path));
@@ -207,30 +208,77 @@ absl::Status InstallCni(const CniInstallOptions& options) {
   return Place(options.config_directory, kConflistName, conflist, 0644);
 }
 
-void CniInstaller::Begin() { Look(); }
+absl::StatusOr<CniFiles::Kept> CniFiles::Keep() {
+  Kept kept;
+  if (conflist_) {
+    kept.repaired = Difference();
+    if (kept.repaired.empty()) return kept;
+  }
+  ESPALIER_RETURN_IF_ERROR(InstallCni(options_));
+  kept.installed = !conflist_;
+  ESPALIER_ASSIGN_OR_RETURN(
+      conflist_, mesh::ReadWholeFile(absl::StrCat(options_.config_directory,
+                                                  "/", kConflistName),
+                                     kMaxAnswer));
+  struct stat info{};
+  const std::string binary = options_.binary_directory + "/espalier-cni";
+  if (stat(binary.c_str(), &info) != 0) return FileError("look at", binary);
+  binary_size_ = static_cast<uint64_t>(info.st_size);
+  return kept;
+}
+
+std::string CniFiles::Difference() const {
+  const std::string list =
+      absl::StrCat(options_.config_directory, "/", kConflistName);
+  if (access(list.c_str(), F_OK) != 0) return list + " was removed";
+  if (!SameContent(list, *conflist_, 0644)) return list + " was changed";
+  const std::string binary = options_.binary_directory + "/espalier-cni";
+  struct stat info{};
+  if (stat(binary.c_str(), &info) != 0) return binary + " was removed";
+  const bool same = static_cast<uint64_t>(info.st_size) == binary_size_ &&
+                    (info.st_mode & 07777) == 0755;
+  return same ? "" : binary + " was changed";
+}
+
+void CniInstaller::Begin() {
+  // Before the first ADD is served.
+  if (absl::StatusOr<CniConfigs> configs = ReadCniConfigs(folder_);
+      configs.ok()) {
+    agent_->SetCniConfigs(*std::move(configs));
+  }
+  Look();
+}
 
 void CniInstaller::Look() {
-  if (!agent_->ready()) {
-    agent_->loop().RunAfter(kLookEvery, [this] { Look(); });
-    return;
-  }
-  worker_.Post([this] {
-    const absl::Status status = InstallCni(options_);
-    agent_->loop().Post([this, status] {
-      if (status.ok()) {
-        base::Log(base::LogLevel::kInfo, "CNI plugin installed",
-                  {{"binary", options_.binary_directory},
-                   {"configuration", absl::StrCat(options_.config_directory,
-                                                  "/", kConflistName)}});
-        return;
-      }
-      base::Log(base::LogLevel::kError,
-                "CNI plugin not installed, the node stays NotReady; trying "
-                "again",
-                {{"error", status}});
-      agent_->loop().RunAfter(kTryAgain, [this] { Look(); });
+  worker_.Post([this, ready = agent_->ready()] {
+    // Not before this node can serve ADD.
+    absl::StatusOr<CniFiles::Kept> kept = CniFiles::Kept();
+    if (ready) kept = files_.Keep();
+    const absl::StatusOr<CniConfigs> configs = ReadCniConfigs(folder_);
+    agent_->loop().Post([this, ready, kept, configs] {
+      Tell(kept);
+      if (configs.ok()) agent_->SetCniConfigs(*configs);
+      agent_->loop().RunAfter(ready ? kKeepEvery : kLookEvery,
+                              [this] { Look(); });
     });
   });
+}
+
+void CniInstaller::Tell(const absl::StatusOr<CniFiles::Kept>& kept) {
+  if (!kept.ok()) {
+    if (clock_.Now() - told_ < kTellEvery) return;
+    told_ = clock_.Now();
+    base::Log(base::LogLevel::kError,
+              "CNI plugin not installed, the node stays NotReady; trying again",
+              {{"error", kept.status()}});
+  } else if (!kept->repaired.empty()) {
+    base::Log(base::LogLevel::kWarning,
+              "CNI plugin or its configuration was touched; put back",
+              {{"what", kept->repaired}});
+  } else if (kept->installed) {
+    base::Log(base::LogLevel::kInfo, "CNI plugin installed",
+              {{"configuration", absl::StrCat(folder_, "/", kConflistName)}});
+  }
 }
 
 }  // namespace espalier::agent

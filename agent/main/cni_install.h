@@ -1,15 +1,20 @@
 // Puts the CNI binary and its network configuration where the container runtime
 // looks for them, once this node can serve ADD: until then it is NotReady, and
-// gets no pods.
+// gets no pods. Keeps them there, and looks at what lies beside.
 #ifndef ESPALIER_AGENT_MAIN_CNI_INSTALL_H_
 #define ESPALIER_AGENT_MAIN_CNI_INSTALL_H_
 
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "agent/base/clock.h"
 #include "agent/main/agent.h"
+#include "agent/main/surroundings/cni_configs.h"
 #include "agent/service/serial_worker.h"
 
 namespace espalier::agent {
@@ -20,8 +25,6 @@ struct CniInstallOptions {
   std::string config_directory = "/etc/cni/net.d";
   std::string run_directory = "/run/espalier";
 };
-
-inline constexpr char kConflistName[] = "00-espalier.conflist";
 
 // The versions that `plugin` answers to VERSION. NotFound: it is not there;
 // Unavailable: it could not be asked.
@@ -38,18 +41,41 @@ absl::StatusOr<std::string> MakeConflist(
 // as it should be is left alone.
 absl::Status InstallCni(const CniInstallOptions& options);
 
+// What is installed, and stays so. On one thread, which it blocks.
+class CniFiles {
+ public:
+  explicit CniFiles(CniInstallOptions options) : options_(std::move(options)) {}
+
+  struct Kept {
+    bool installed = false;  // for the first time
+    std::string repaired;    // what somebody had changed; empty: nothing
+  };
+  absl::StatusOr<Kept> Keep();
+
+ private:
+  std::string Difference() const;
+
+  const CniInstallOptions options_;
+  std::optional<std::string> conflist_;  // as it was installed
+  uint64_t binary_size_ = 0;
+};
+
 class CniInstaller {
  public:
   CniInstaller(CniInstallOptions options, Agent* agent)
-      : options_(std::move(options)), agent_(agent) {}
-  // On the agent's loop; tries until it has succeeded.
+      : files_(options), folder_(options.config_directory), agent_(agent) {}
+  // On the agent's loop, before it runs.
   void Begin();
 
  private:
   void Look();
+  void Tell(const absl::StatusOr<CniFiles::Kept>& kept);
 
-  const CniInstallOptions options_;
+  CniFiles files_;  // the worker's
+  const std::string folder_;
   Agent* const agent_;
+  base::Instant told_ = absl::InfinitePast();
+  base::SteadyClock clock_;
   service::SerialWorker worker_;
 };
 

@@ -26,6 +26,7 @@ constexpr absl::Duration kTick = absl::Seconds(1);
 constexpr absl::Duration kNodesTogether = absl::Milliseconds(100);
 constexpr absl::Duration kModesTogether = absl::Milliseconds(10);
 constexpr absl::Duration kSaveTogether = absl::Milliseconds(500);
+constexpr absl::Duration kKubeProxyLooks = absl::Seconds(30);
 // No peer has forgotten a block whose withdrawal could not be published.
 constexpr absl::Duration kNotSettled = absl::Hours(24 * 365);
 constexpr int kMostCallsWaiting = 20;
@@ -220,6 +221,7 @@ absl::StatusOr<mesh::Config> KubernetesMode::Compose(mesh::Config config) {
     base::Log(LogLevel::kWarning, "left out of the mesh", {{"node", problem}});
   }
   told_problems_ = std::move(problems);
+  missing_families_ = MissingFamilies(config.node.pod_cidrs, config.peers);
   config.modes = mesh::ModesOf(config, namespaces_.objects(), pods_.objects());
   return config;
 }
@@ -257,6 +259,7 @@ void KubernetesMode::Begin(Agent* agent) {
   applied_revision_ = known_.revision();
   worker_ = std::make_unique<service::SerialWorker>();
   disk_ = std::make_unique<service::SerialWorker>();
+  kernel_ = std::make_unique<service::SerialWorker>();
   reporter_ = std::make_unique<NodeReporter>(name_, &random_);
   publisher_ = std::make_unique<NodePublisher>(
       name_, first_spec_, clock_.Now(), [this](const kube::EspalierNode& node) {
@@ -308,6 +311,7 @@ void KubernetesMode::End() {
   pod_informer_.reset();
   worker_.reset();
   disk_.reset();
+  kernel_.reset();
   agent_ = nullptr;
 }
 
@@ -472,7 +476,35 @@ void KubernetesMode::HandleSnapshot(const pods::Snapshot& snapshot) {
   agent_->SetPlaintextSettle(publisher_->settled(now) ? NodePublisher::kSettle
                                                       : kNotSettled);
   AdvanceRotation(now);
+  LookAround(now, snapshot);
   TellPeople(now, snapshot);
+}
+
+void KubernetesMode::LookAround(base::Instant now,
+                                const pods::Snapshot& snapshot) {
+  Surroundings& surroundings = agent_->surroundings();
+  surroundings.SetPods(
+      unprotected_pods_.Look(now, pods_.objects(), snapshot.pods, [this] {
+        return mesh::ModesOf(options_.base, namespaces_.objects(),
+                             pods_.objects());
+      }));
+  surroundings.SetMissingFamilies(missing_families_);
+  LookAtKubeProxy(now);
+}
+
+void KubernetesMode::LookAtKubeProxy(base::Instant now) {
+  if (now < next_kube_proxy_look_) return;
+  next_kube_proxy_look_ = now + kKubeProxyLooks;
+  const bool policy_based =
+      agent_->datapath().kind() == mesh::DatapathDriver::kKernel &&
+      options_.base.kernel_routing == mesh::KernelRouting::kPolicyBased;
+  runtime::Loop* const loop = &agent_->loop();
+  kernel_->Post([this, loop, policy_based] {
+    KernelKubeProxyFacts facts;
+    loop->Post([this, verdict = agent::LookAtKubeProxy(&facts, policy_based)] {
+      if (agent_ != nullptr) agent_->surroundings().SetKubeProxy(verdict);
+    });
+  });
 }
 
 void KubernetesMode::AdvanceRotation(base::Instant now) {
@@ -514,13 +546,22 @@ void KubernetesMode::TellPeople(base::Instant now,
         },
         nullptr);
   }
+  // The first report is not to wait a minute for what it says of kube-proxy.
+  if (agent_->surroundings().kube_proxy().reason == kNotLookedYet) return;
   if (!reporter_->Due(now)) return;
   NodeFacts facts{.peers = agent_->mesh().Peers(),
                   .pods = snapshot.pods,
                   .counters = agent_->guard().Counters(),
                   .datapath = datapath_word_,
-                  .source_problem = SourceProblem(now, State())};
-  if (!agent_->ready()) facts.not_ready = "pods cannot be attached yet";
+                  .source_problem = SourceProblem(now, State()),
+                  .unprotected_pods = static_cast<int64_t>(
+                      agent_->surroundings().pods().size()),
+                  .surroundings = agent_->surroundings().Conditions()};
+  if (!agent_->ready()) {
+    facts.not_ready = "pods cannot be attached yet";
+  } else {
+    facts.not_ready = std::string(agent_->surroundings().Refusal().message());
+  }
   for (const guard::GuardProblem& problem : agent_->guard().GuardProblems()) {
     absl::StrAppend(&facts.guard_problem,
                     facts.guard_problem.empty() ? "" : "; ", problem.guard,

@@ -25,6 +25,7 @@
 #include "agent/main/node_publisher.h"
 #include "agent/main/node_reporter.h"
 #include "agent/main/source_state.h"
+#include "agent/main/surroundings/unprotected_pods.h"
 #include "agent/mesh/kubernetes/compose.h"
 #include "agent/mesh/kubernetes/known_nodes.h"
 #include "agent/mesh/kubernetes/known_objects.h"
@@ -96,6 +97,9 @@ class KubernetesMode : public pods::ModeSource {
   void Tick();
   void HandleSnapshot(const pods::Snapshot& snapshot);
   void AdvanceRotation(base::Instant now);
+  // At what others do on this node.
+  void LookAround(base::Instant now, const pods::Snapshot& snapshot);
+  void LookAtKubeProxy(base::Instant now);
   void TellPeople(base::Instant now, const pods::Snapshot& snapshot);
   // On the worker; `done` on the loop.
   void Call(std::function<absl::Status()> call,
@@ -127,6 +131,9 @@ class KubernetesMode : public pods::ModeSource {
   uint64_t applied_revision_ = 0;
   std::string told_alarm_;
   std::vector<std::string> told_problems_;
+  std::vector<std::string> missing_families_;
+  UnprotectedPods unprotected_pods_;
+  base::Instant next_kube_proxy_look_ = absl::InfinitePast();
   kube::EspalierNode::Spec first_spec_;
   bool apply_nodes_waits_ = false;
   bool apply_modes_waits_ = false;
@@ -138,6 +145,7 @@ class KubernetesMode : public pods::ModeSource {
   bool report_exists_ = false;                     // the worker's
   std::unique_ptr<service::SerialWorker> worker_;  // calls to the API server
   std::unique_ptr<service::SerialWorker> disk_;
+  std::unique_ptr<service::SerialWorker> kernel_;  // questions to it
   std::unique_ptr<NodePublisher> publisher_;
   std::unique_ptr<NodeReporter> reporter_;
   std::unique_ptr<kube::Informer<kube::EspalierNode>> node_informer_;

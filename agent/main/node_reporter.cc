@@ -9,20 +9,28 @@ namespace {
 
 constexpr size_t kMaxTold = 4096;
 
-void AddCondition(const char* type, const std::string& problem,
-                  const char* reason,
+void AddCondition(kube::Condition condition,
                   const kube::EspalierNodeReport::Status& before,
                   absl::Time now, kube::EspalierNodeReport::Status* out) {
-  kube::Condition condition{.type = type,
-                            .status = problem.empty() ? "True" : "False",
-                            .reason = problem.empty() ? "AsExpected" : reason,
-                            .message = problem.substr(0, 1000),
-                            .last_transition = now};
-  const kube::Condition* known = kube::FindCondition(before.conditions, type);
+  condition.message = condition.message.substr(0, 1000);
+  condition.last_transition = now;
+  const kube::Condition* known =
+      kube::FindCondition(before.conditions, condition.type);
   if (known != nullptr && known->status == condition.status) {
     condition.last_transition = known->last_transition;
   }
   out->conditions.push_back(std::move(condition));
+}
+
+void AddCondition(const char* type, const std::string& problem,
+                  const char* reason,
+                  const kube::EspalierNodeReport::Status& before,
+                  absl::Time now, kube::EspalierNodeReport::Status* out) {
+  AddCondition({.type = type,
+                .status = problem.empty() ? "True" : "False",
+                .reason = problem.empty() ? "AsExpected" : reason,
+                .message = problem},
+               before, now, out);
 }
 
 std::string Packet(const guard::DropEvent& drop) {
@@ -65,6 +73,7 @@ kube::EspalierNodeReport::Status MakeReport(
     }
     mode_of[pod.host_interface] = base::ModeName(pod.policy.encryption);
   }
+  status.pods.unprotected = facts.unprotected_pods;
   status.drops["required"] = 0;
   for (const auto& [guard, count] : facts.counters) {
     if (!count.drop) continue;
@@ -77,6 +86,9 @@ kube::EspalierNodeReport::Status MakeReport(
                now, &status);
   AddCondition("SourceCurrent", facts.source_problem, "SourceProblem", before,
                now, &status);
+  for (const kube::Condition& condition : facts.surroundings) {
+    AddCondition(condition, before, now, &status);
+  }
   status.last_report = now;
   return status;
 }

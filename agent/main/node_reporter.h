@@ -31,6 +31,9 @@ struct NodeFacts {
   std::string not_ready;
   std::string guard_problem;
   std::string source_problem;
+  int64_t unprotected_pods = 0;
+  // Of what others do on the node; their times are set by MakeReport.
+  std::vector<kube::Condition> surroundings;
 };
 
 // Drops are counted by the mode of the pod that they are about; conditions

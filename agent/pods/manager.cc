@@ -27,6 +27,7 @@ constexpr char kPodNamespace[] = "podNamespace";
 constexpr char kPodName[] = "podName";
 constexpr char kPodUid[] = "podUid";
 constexpr char kDetaching[] = "detaching";
+constexpr char kRefused[] = "espalier-agent attaches no pods on this node";
 
 v1::Error MakeError(v1::ErrorCode code, std::string message,
                     std::string details = "") {
@@ -264,6 +265,10 @@ void Manager::AddOrDefer(DeferredAdd add) {
   const v1::AddRequest& request = add.request;
   if (const absl::Status status = NotReady(); !status.ok()) {
     return add.done(Failed(TryAgain(status)));
+  }
+  if (!refusal_.ok()) {
+    return add.done(Failed(MakeError(v1::ERROR_CODE_TRY_AGAIN_LATER, kRefused,
+                                     std::string(refusal_.message()))));
   }
   if (auto error = Validate(request)) {
     return add.done(Failed(*std::move(error)));
@@ -651,6 +656,10 @@ v1::StatusResponse Manager::Status() {
   v1::StatusResponse response;
   if (const absl::Status status = NotReady(); !status.ok()) {
     *response.mutable_error() = TryAgain(status);
+  } else if (!refusal_.ok()) {
+    *response.mutable_error() =
+        MakeError(v1::ERROR_CODE_NOT_AVAILABLE, kRefused,
+                  std::string(refusal_.message()));
   } else if (settings_.pod_cidrs.empty()) {
     *response.mutable_error() = MakeError(
         v1::ERROR_CODE_NOT_AVAILABLE, "this node has no pod CIDR",

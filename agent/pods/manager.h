@@ -117,6 +117,10 @@ class Manager {
   // operation but Delete's queue answers "try again later" with this reason.
   void SetReady(absl::Status ready);
 
+  // While it is not OK, ADD answers "try again later" and STATUS "not
+  // available", with this reason; all else goes on.
+  void SetRefusal(absl::Status refusal) { refusal_ = std::move(refusal); }
+
   // Reads the checkpoint and brings it in line with the interfaces that exist.
   // Tick repeats it while it fails.
   absl::Status Start();
@@ -199,6 +203,7 @@ class Manager {
   std::string boot_id_;
   absl::Status ready_;
   absl::Status started_;
+  absl::Status refusal_;
   // The checkpoint on disk lags behind.
   bool dirty_ = false;
   std::set<std::string> destroying_;

@@ -137,6 +137,12 @@ void CniServer::SetReady(absl::Status ready) {
   });
 }
 
+void CniServer::SetRefusal(absl::Status refusal) {
+  impl_->worker().Post([impl = impl_.get(), refusal = std::move(refusal)] {
+    impl->manager().SetRefusal(refusal);
+  });
+}
+
 void CniServer::Reconfigure(pods::Settings settings,
                             std::function<void(absl::Status)> done) {
   impl_->worker().Post([impl = impl_.get(), settings = std::move(settings),

@@ -35,6 +35,8 @@ class CniServer {
 
   // OK: ADD is served. Else the reason that runtimes are told.
   void SetReady(absl::Status ready);
+  // Not OK: ADD and STATUS are refused with this reason, all else goes on.
+  void SetRefusal(absl::Status refusal);
 
   // `done`, which may be empty, runs on the server's thread.
   void Reconfigure(pods::Settings settings,

@@ -140,6 +140,25 @@ void AddIke(const MetricsSnapshot& s, Builder* b) {
       .Add(D(s.refused_crypto_jobs));
 }
 
+void AddSurroundings(const MetricsSnapshot& s, Builder* b) {
+  b->Gauge("espalier_pods_unprotected",
+           "Pods of this node that another CNI plugin attached, by the mode "
+           "that was asked for them");
+  for (const char* mode : {"required", "preferred", "disabled"}) {
+    const auto found = s.unprotected_pods.find(mode);
+    b->Add(found == s.unprotected_pods.end() ? 0 : D(found->second),
+           {{"mode", mode}});
+  }
+  b->Gauge("espalier_foreign_cni_configs",
+           "Other networks' configurations in the runtime's folder, by whether "
+           "the runtime takes them before ours")
+      .Add(D(s.foreign_cni_configs_before), {{"order", "before"}})
+      .Add(D(s.foreign_cni_configs_after), {{"order", "after"}});
+  b->Gauge("espalier_kube_proxy_unsupported",
+           "1 while what translates Services on this node is not supported")
+      .Add(s.kube_proxy_unsupported);
+}
+
 void AddGuards(const MetricsSnapshot& s, Builder* b) {
   b->Gauge("espalier_pods_by_mode", "Pods attached on this node, by mode");
   for (const char* mode : {"required", "preferred", "disabled"}) {
@@ -206,6 +225,7 @@ std::string RenderMetrics(const MetricsSnapshot& s) {
   b.Gauge("espalier_datapath_connected", "1 while the datapath answers")
       .Add(s.datapath_connected);
   b.Gauge("espalier_pods", "Pods attached on this node").Add(D(s.pods));
+  AddSurroundings(s, &b);
   AddGuards(s, &b);
   AddTrust(s, &b);
   b.Counter("espalier_datapath_events_total",

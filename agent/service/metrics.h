@@ -41,6 +41,11 @@ struct MetricsSnapshot {
   bool datapath_connected = false;
   uint64_t pods = 0;
   std::map<std::string, uint64_t> pods_by_mode;
+  // Of another CNI plugin, by the mode that was asked for them.
+  std::map<std::string, uint64_t> unprotected_pods;
+  uint64_t foreign_cni_configs_before = 0;
+  uint64_t foreign_cni_configs_after = 0;
+  bool kube_proxy_unsupported = false;
   // By name; false while something of it does not stand.
   std::map<std::string, bool> guards;
   std::map<std::string, uint64_t> guard_repairs;

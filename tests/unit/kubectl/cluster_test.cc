@@ -105,6 +105,33 @@ TEST_F(ClusterTest, StatusTellsEachThingThatIsWrong) {
                            HasSubstr("the chart's controller is missing")));
 }
 
+TEST_F(ClusterTest, StatusHasTheWordsOfConditionsThatAreNotMet) {
+  Json report = ReportJson("a", 1, 1);
+  report["status"]["pods"]["unprotected"] = 2;
+  report["status"]["conditions"] =
+      L(Json{{"type", "Ready"}, {"status", "True"}, {"message", "fine"}},
+        Json{{"type", "PodsProtected"},
+             {"status", "False"},
+             {"message", "2 pods were attached by another CNI plugin"}},
+        Json{{"type", "KubeProxySupported"},
+             {"status", "Unknown"},
+             {"message", "no kube-proxy is seen"}});
+  Answer("^get espaliernodes,",
+         ListOf(L(EspalierNodeJson("a", "True"), report)));
+  Answer(
+      "^get daemonsets,",
+      ListOf(L(Workload("DaemonSet", "agent", 1, 1),
+               Workload("DaemonSet", "espd", 1, 1),
+               Workload("Deployment", "controller", 2, 2), AgentPodJson("a"))));
+  EXPECT_EQ(Run({"status"}), kExitDegraded);
+  EXPECT_THAT(out(),
+              AllOf(HasSubstr("2 pods were attached by another CNI plugin"),
+                    HasSubstr("2 of another CNI plugin, unprotected"),
+                    Not(HasSubstr("fine")), Not(HasSubstr("no kube-proxy"))));
+  EXPECT_EQ(Run({"status", "-o", "json"}), kExitDegraded);
+  EXPECT_EQ(Json::parse(out())["nodes"][0]["pods"]["unprotected"], 2);
+}
+
 TEST_F(ClusterTest, StatusWaits) {
   Answer("^get espaliernodes,", Json(""),
          "The connection to the server was "

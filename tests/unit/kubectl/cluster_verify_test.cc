@@ -24,11 +24,15 @@ TEST_F(VerifyTest, IsProvenOnlyByEveryNode) {
       {"esp_out", "5"},
       {"pods",
        L(Json{{"namespace", "shop"}, {"name", "web"}, {"proven", true}})}};
+  Json warned = proven;
+  warned["warnings"] = L("10-plain.conflist lies beside");
   Agents(L(AgentPodJson("a"), AgentPodJson("b")));
-  Exec("a", "verify", proven);
+  Exec("a", "verify", warned);
   Exec("b", "verify", proven);
   EXPECT_EQ(Run({"verify"}), kExitOk) << err() << out();
-  EXPECT_THAT(out(), HasSubstr("Proven:"));
+  EXPECT_THAT(out(),
+              AllOf(HasSubstr("Proven:"),
+                    HasSubstr("Warning: a: 10-plain.conflist lies beside")));
   // One node's guard fell.
   answers_.erase(answers_.end() - 1);
   Exec("b", "verify",

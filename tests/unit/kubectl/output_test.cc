@@ -67,6 +67,26 @@ TEST(Tables, ProbesOfATunnel) {
   EXPECT_THAT(TunnelText(tunnel), HasSubstr("the peer's agent is away"));
 }
 
+TEST(Tables, AFamilyThatOneEndLacks) {
+  v1::Tunnel tunnel = TwoTunnels().tunnels(0);
+  EXPECT_THAT(TunnelText(tunnel), Not(HasSubstr("Dropped")));
+  tunnel.add_missing_families("IPv6 (the peer)");
+  EXPECT_THAT(TunnelText(tunnel),
+              HasSubstr("Dropped:          no pod CIDR of IPv6 (the peer)\n"));
+}
+
+TEST(Tables, WhatOthersDoOnTheNode) {
+  v1::AgentStatus status;
+  EXPECT_THAT(StatusText(status), Not(HasSubstr("Problems")));
+  status.add_problems("2 pods were attached by another CNI plugin");
+  status.add_problems("n2 lacks IPv6");
+  EXPECT_THAT(StatusText(status),
+              HasSubstr("2 pods were attached by another CNI plugin; n2"));
+  v1::VerifyResponse proof;
+  proof.add_warnings("10-plain.conflist lies beside");
+  EXPECT_THAT(ProofText(proof), HasSubstr("10-plain.conflist lies beside"));
+}
+
 TEST(Json, KeepsNamesAndEmptyFields) {
   const auto json = nlohmann::json::parse(ToJson(TwoTunnels()));
   EXPECT_EQ(json["tunnels"][0]["state"], "up");

@@ -108,6 +108,53 @@ TEST_F(CniInstallTest, APortmapThatCannotBeAskedIsTakenForTheOldest) {
   EXPECT_THAT(Conflist(), Not(HasSubstr("1.1.0")));
 }
 
+TEST_F(CniInstallTest, WhatSomebodyTouchesIsPutBackAndSaid) {
+  Portmap(kOld);
+  CniFiles files(options_);
+  const auto keep = [&] {
+    const absl::StatusOr<CniFiles::Kept> kept = files.Keep();
+    EXPECT_TRUE(kept.ok()) << kept.status();
+    return kept.value_or(CniFiles::Kept());
+  };
+  EXPECT_TRUE(keep().installed);
+  const std::string conflist = Conflist();
+  ASSERT_THAT(conflist, HasSubstr("espalier-cni"));
+  EXPECT_FALSE(keep().installed);
+  EXPECT_EQ(keep().repaired, "");
+
+  const std::string path = folder_ + "/conf/00-espalier.conflist";
+  fs::remove(path);
+  EXPECT_EQ(keep().repaired, path + " was removed");
+  EXPECT_EQ(Conflist(), conflist);
+  EXPECT_EQ(keep().repaired, "");
+  std::ofstream(path) << R"({"plugins":[{"type":"bridge"}]})";
+  EXPECT_EQ(keep().repaired, path + " was changed");
+  EXPECT_EQ(Conflist(), conflist);
+  ASSERT_EQ(chmod(path.c_str(), 0600), 0);
+  EXPECT_EQ(keep().repaired, path + " was changed");
+  const std::string binary = folder_ + "/bin/espalier-cni";
+  fs::remove(binary);
+  EXPECT_EQ(keep().repaired, binary + " was removed");
+  std::ofstream(binary) << "another";
+  EXPECT_EQ(keep().repaired, binary + " was changed");
+  EXPECT_EQ(Read(binary), "the binary");
+  EXPECT_EQ(keep().repaired, "");
+}
+
+TEST_F(CniInstallTest, WhatCannotBePutBackIsTriedAgain) {
+  Portmap(kOld);
+  CniFiles files(options_);
+  ASSERT_TRUE(files.Keep().ok());
+  fs::remove(folder_ + "/conf/00-espalier.conflist");
+  fs::remove(folder_ + "/bin/portmap");
+  EXPECT_TRUE(absl::IsNotFound(files.Keep().status()));
+  Portmap(kOld);
+  const absl::StatusOr<CniFiles::Kept> kept = files.Keep();
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  EXPECT_THAT(kept->repaired, HasSubstr("removed"));
+  EXPECT_NE(Conflist(), "");
+}
+
 TEST_F(CniInstallTest, TheConfigurationComesLast) {
   Portmap(kOld);
   options_.binary = folder_ + "/absent";

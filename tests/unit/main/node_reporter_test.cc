@@ -69,6 +69,32 @@ TEST(MakeReport, AConditionKeepsItsTimeWhileItSaysTheSame) {
   EXPECT_EQ(guards->last_transition, kWall + absl::Hours(1));
 }
 
+TEST(MakeReport, SurroundingsAreConditionsWithATimeAndABound) {
+  NodeFacts facts = Facts();
+  facts.unprotected_pods = 2;
+  facts.surroundings = {{.type = "PodsProtected",
+                         .status = "False",
+                         .reason = "ForeignPods",
+                         .message = std::string(5000, 'x')},
+                        {.type = "KubeProxySupported",
+                         .status = "Unknown",
+                         .reason = "NoKubeProxy"}};
+  const auto first = MakeReport(facts, {}, kWall);
+  EXPECT_EQ(first.pods.unprotected, 2);
+  const kube::Condition* pods =
+      kube::FindCondition(first.conditions, "PodsProtected");
+  ASSERT_NE(pods, nullptr);
+  EXPECT_EQ(pods->status, "False");
+  EXPECT_EQ(pods->message.size(), 1000u);
+  EXPECT_EQ(pods->last_transition, kWall);
+  EXPECT_EQ(kube::FindCondition(first.conditions, "KubeProxySupported")->status,
+            "Unknown");
+  const auto second = MakeReport(facts, first, kWall + absl::Hours(1));
+  EXPECT_EQ(
+      kube::FindCondition(second.conditions, "PodsProtected")->last_transition,
+      kWall);
+}
+
 TEST(NodeReporter, AtMostOneReportAMinute) {
   crypto::SystemRandom random;
   NodeReporter reporter("n1", &random);

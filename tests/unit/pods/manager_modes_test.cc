@@ -274,5 +274,24 @@ TEST_F(ManagerModesTest, AModeChangesWhilePodsRun) {
   EXPECT_EQ(Seen("a").policy.encryption, Mode::kPreferred);
 }
 
+TEST_F(ManagerModesTest, ARefusalKeepsNoPodThatIsThere) {
+  EXPECT_TRUE(Add("safe", "a").has_attachment());
+  EXPECT_TRUE(Add("safe", "b").has_attachment());
+  manager_->SetRefusal(
+      absl::FailedPreconditionError("x.conflist chains the bandwidth plugin"));
+  const v1::AddResponse refused = Add("safe", "c");
+  EXPECT_EQ(refused.error().code(), 11u);
+  EXPECT_THAT(refused.error().details(), HasSubstr("x.conflist chains"));
+  EXPECT_EQ(manager_->Status().error().code(), 50u);
+  EXPECT_THAT(manager_->Status().error().details(),
+              HasSubstr("x.conflist chains"));
+  Delete("b");
+  EXPECT_TRUE(guard_.by_name.contains("a"));
+  EXPECT_FALSE(guard_.by_name.contains("b"));
+  manager_->SetRefusal(absl::OkStatus());
+  EXPECT_FALSE(manager_->Status().has_error());
+  EXPECT_TRUE(Add("safe", "c").has_attachment());
+}
+
 }  // namespace
 }  // namespace espalier::pods

@@ -23,6 +23,8 @@ MetricsSnapshot Full() {
   s.tunnels.back().no_packets = true;
   s.ike.retransmissions = 3;
   s.config_reload_failures = 2;
+  s.unprotected_pods["required"] = 4;
+  s.foreign_cni_configs_before = 1;
   s.datapath = {{"dropped_unknown_spi", 9}};
   s.guard_packets = {
       {"bpf", "shop/web", "preferred", "plaintext_out", false, 4}};
@@ -50,6 +52,13 @@ TEST(Metrics, ValuesWithTheirLabels) {
   EXPECT_THAT(text, HasSubstr("espalier_ike_retransmissions_total 3\n"));
   EXPECT_THAT(text,
               HasSubstr("espalier_config_reloads_total{result=\"error\"} 2\n"));
+  EXPECT_THAT(text,
+              HasSubstr("espalier_pods_unprotected{mode=\"required\"} 4\n"));
+  EXPECT_THAT(text,
+              HasSubstr("espalier_pods_unprotected{mode=\"disabled\"} 0\n"));
+  EXPECT_THAT(text,
+              HasSubstr("espalier_foreign_cni_configs{order=\"before\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("espalier_kube_proxy_unsupported 0\n"));
   EXPECT_THAT(text, HasSubstr("name=\"dropped_unknown_spi\"} 9\n"));
   EXPECT_THAT(text, HasSubstr("pod=\"shop/web\",mode=\"preferred\",verdict="
                               "\"plaintext_out\",result=\"pass\"} 4\n"));
