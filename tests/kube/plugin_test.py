@@ -4,6 +4,7 @@ one another on one cluster."""
 import json
 import os
 import pathlib
+import subprocess
 import time
 
 import pytest
@@ -159,6 +160,67 @@ def test_who_may_only_view(installed, pods):
     assert result.returncode == 5 and "you lack a right" in result.stdout
 
 
+def place(node, name: str, plugins: list[dict], version: str = "1.0.0") -> None:
+    """A network configuration, by a rename as installers do."""
+    node.run(["sh", "-c", f"cat > /etc/cni/net.d/.new && mv /etc/cni/net.d/.new /etc/cni/net.d/{name}"],
+             input=json.dumps({"cniVersion": version, "name": "other", "plugins": plugins}))
+
+
+def remove(node, name: str) -> None:
+    node.run(["rm", f"/etc/cni/net.d/{name}"])
+
+
+PTP = {"type": "ptp", "ipMasq": False, "ipam": {
+    "type": "host-local", "ranges": [[{"subnet": "10.99.0.0/24"}]],
+    "routes": [{"dst": "0.0.0.0/0"}]}}
+
+
+def test_a_pod_that_another_plugin_attached_is_not_proven(installed, pods):
+    """In a required namespace. The report's word comes with a later test: it is
+    written once a minute."""
+    def verify() -> subprocess.CompletedProcess:
+        return installed.kubectl("espalier", "verify", check=False, timeout=120)
+    assert "00-a.conflist" not in verify().stdout
+    a = installed.nodes[0]
+    place(a, "00-a.conflist", [PTP])
+    wait_until(lambda: "takes 00-a.conflist before" in verify().stdout, 20, "it is noticed")
+    installed.apply(pod_object("shop", "legacy", a))
+    installed.kubectl("wait", "-n", "shop", "pod/legacy", "--for=condition=Ready",
+                      "--timeout=60s", timeout=70)
+    assert installed.get("pod", "-n", "shop", "legacy")["status"]["podIP"].startswith("10.99.")
+    remove(a, "00-a.conflist")
+    wait_until(lambda: "shop/legacy" in verify().stdout, 60, "the pod is found")
+    result = verify()
+    assert result.returncode == 5, result.stdout
+    assert "another CNI plugin attached it (10.99." in result.stdout
+    assert "00-a.conflist" not in result.stdout
+    one = installed.kubectl("espalier", "verify", "--from", "shop/legacy", check=False)
+    assert one.returncode == 5 and "another CNI plugin attached it" in one.stdout
+    problems = espalier.ask_agent(installed, a.name, "status")["problems"]
+    assert any("shop/legacy (required)" in problem for problem in problems)
+
+
+def test_our_list_is_put_back_and_one_with_bandwidth_is_refused(installed):
+    b = installed.nodes[1]
+    lists = b.cni_lists / "00-espalier.conflist"
+    text = lists.read_text()
+    remove(b, "00-espalier.conflist")
+    wait_until(lambda: lists.exists() and lists.read_text() == text, 20, "it is back")
+
+    def status() -> tuple[int, str]:
+        result = b.run(["sh", "-c", "CNI_COMMAND=STATUS /opt/cni/bin/espalier-cni"], check=False,
+                       input=json.dumps({"cniVersion": "1.1.0", "name": "espalier"}))
+        return result.returncode, result.stdout
+    assert status() == (0, "")
+    place(b, "05-shaped.conflist", [
+        {"type": "espalier-cni"}, {"type": "bandwidth", "capabilities": {"bandwidth": True}}])
+    wait_until(lambda: status()[0] == 1, 20, "STATUS is refused")
+    answer = json.loads(status()[1])
+    assert answer["code"] == 50 and "05-shaped.conflist chains" in answer["details"]
+    remove(b, "05-shaped.conflist")
+    wait_until(lambda: status() == (0, ""), 20, "all is well again")
+
+
 def test_rekey(installed, pods):
     def spis() -> set[str]:
         shown = json.loads(ask(installed, "show", *NODES, "-o", "json"))
@@ -178,6 +240,22 @@ def test_rotate(installed, pods):
     wait_until(lambda: any(key not in before for key in keys()), 30, "a new key is published")
     a, b = pods
     assert a.ping(b.ipv4, count=3) == 3
+
+
+def test_the_report_names_what_others_do(installed):
+    def condition(name: str) -> dict:
+        report = installed.get("espaliernodereport", "node-1")["status"]
+        return next(c for c in report["conditions"] if c["type"] == name)
+    wait_until(lambda: condition("PodsProtected")["status"] == "False", 90, "it is reported")
+    assert "shop/legacy (required)" in condition("PodsProtected")["message"]
+    assert condition("KubeProxySupported")["reason"] == "Nftables"
+    assert condition("FamiliesMatch")["status"] == "True"
+    text = ask(installed, "status", code=4)
+    assert "shop/legacy (required)" in text
+    installed.kubectl("delete", "pod", "-n", "shop", "legacy")
+    wait_until(lambda: "legacy" not in installed.kubectl("espalier", "verify",
+                                                         check=False, timeout=120).stdout,
+               20, "it is gone")
 
 
 def test_an_agent_that_is_away_is_named(installed):

@@ -17,6 +17,9 @@ def scene(kube_lab, image) -> Scene:
 def test_every_kind_arrives_and_none_is_plaintext(scene):
     rules = scene.first.run(["iptables-save", "-t", "nat"]).stdout
     assert "KUBE-NODEPORTS" in rules
+    for report in scene.cluster.get("espaliernodereports")["items"]:
+        reasons = {c["type"]: c["reason"] for c in report["status"]["conditions"]}
+        assert reasons["KubeProxySupported"] == "Iptables"
     check_rows(scene, *MODES)
 
 
