@@ -1,20 +1,27 @@
 """The other container runtime and the other kube-proxy: containerd 2.4 calls
 CNI 1.1.0, STATUS included; and how clusters of the lab end."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from conftest import ROOT
 
 from lab import wait_until
-from lab.kube import Cluster, command, espalier
+from lab.kube import Cluster, KubeNode, command, espalier
+from lab.kube.machine import processes_below
 from lab.kube.pods import pod_object, run_pods
 from lab.session import CGROUPS, start_time, sweep_stale
+
+# Several times what the runtime lets pass between two STATUS.
+AWAY_SECONDS = 15
+TOLERATED_SECONDS = 120  # base::kHeartbeatLifetime
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +62,46 @@ def test_pods_and_services_with_containerd_2_and_iptables(newer):
     assert newer.outside.namespace.run(
         ["curl", "-sS", "--max-time", "5", "--retry", "3", "--retry-all-errors",
          f"http://{a.uplink.ipv4}:{port}/hostname"]).stdout.strip() == "b"
+
+
+def test_an_agent_that_is_away_leaves_its_node_ready(newer):
+    """This runtime asks STATUS every few seconds, and the kubelet says what it
+    answers."""
+    ready = newer.ready_conditions()
+    newer.kubectl("-n", espalier.NAMESPACE, "rollout", "restart", "daemonset/espalier-agent")
+    newer.kubectl("-n", espalier.NAMESPACE, "rollout", "status", "daemonset/espalier-agent",
+                  "--timeout=120s", timeout=130)
+    choose_agents(newer, {"no": "node"})
+    wait_until(lambda: not [node for node in newer.nodes
+                            if processes_below(node.pid, "/usr/bin/espalier-agent")], 60,
+               "no agent is left")
+    time.sleep(AWAY_SECONDS)
+    newer.assert_ready_since(ready)
+    # As if that had been long enough: it was STATUS that kept the node Ready.
+    node = newer.nodes[0]
+    age_heartbeat(node, TOLERATED_SECONDS + 1)
+    newer.kubectl("wait", "--for=condition=Ready=false", f"node/{node.name}", "--timeout=60s",
+                  timeout=70)
+    condition = newer.ready_conditions()[node.name]
+    assert "espalier" in condition["message"], condition
+    choose_agents(newer, {"no": None})
+    newer.kubectl("-n", espalier.NAMESPACE, "rollout", "status", "daemonset/espalier-agent",
+                  "--timeout=120s", timeout=130)
+    newer.wait_for_nodes()
+
+
+def choose_agents(cluster: Cluster, labels: dict) -> None:
+    """Of the nodes that shall have one; merged into what the chart chooses."""
+    cluster.kubectl("-n", espalier.NAMESPACE, "patch", "daemonset", "espalier-agent",
+                    "--type=merge", "-p", json.dumps(
+                        {"spec": {"template": {"spec": {"nodeSelector": labels}}}}))
+
+
+def age_heartbeat(node: KubeNode, seconds: int) -> None:
+    """The file has the boot's id and the time since boot in nanoseconds."""
+    file = "/run/espalier/heartbeat"
+    boot, beat = node.run(["cat", file]).stdout.split()
+    node.run(["tee", file], input=f"{boot} {int(beat) - seconds * 10**9}\n")
 
 
 def test_deleted_pods_leave_nothing(newer):
