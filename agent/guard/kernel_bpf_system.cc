@@ -134,12 +134,13 @@ absl::Status KernelBpfSystem::MakeDirectories() const {
   return absl::OkStatus();
 }
 
-absl::Status KernelBpfSystem::Remove(const KernelBpfOptions& options) {
+absl::StatusOr<bool> KernelBpfSystem::Remove(const KernelBpfOptions& options) {
   ESPALIER_ASSIGN_OR_RETURN(const uint64_t cookie, NamespaceCookie());
   ESPALIER_ASSIGN_OR_RETURN(std::unique_ptr<netlink::Socket> socket,
                             netlink::Socket::Open());
   const std::string own = absl::StrCat(options.pin_root, "/", cookie);
-  for (const std::string& version : Versions(own)) {
+  const std::vector<std::string> versions = Versions(own);
+  for (const std::string& version : versions) {
     ESPALIER_RETURN_IF_ERROR(RemoveTree(version));
   }
   if (rmdir(own.c_str()) != 0 && errno != ENOENT) {
@@ -156,7 +157,7 @@ absl::Status KernelBpfSystem::Remove(const KernelBpfOptions& options) {
       if (!status.ok() && !absl::IsNotFound(status)) return status;
     }
   }
-  return absl::OkStatus();
+  return !versions.empty();
 }
 
 absl::StatusOr<bool> KernelBpfSystem::HasPredecessor() {

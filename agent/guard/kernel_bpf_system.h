@@ -31,8 +31,8 @@ class KernelBpfSystem : public BpfSystem, private ProgramSource {
   static absl::StatusOr<std::unique_ptr<KernelBpfSystem>> Open(
       const KernelBpfOptions& options);
   // Takes the guard of this namespace away, whatever version: programs, links
-  // and maps. OK when there is none. The last step of an uninstallation.
-  static absl::Status Remove(const KernelBpfOptions& options);
+  // and maps. Whether there was one. The last step of an uninstallation.
+  static absl::StatusOr<bool> Remove(const KernelBpfOptions& options);
   ~KernelBpfSystem() override;
 
   absl::Status Load() override;

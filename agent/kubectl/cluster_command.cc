@@ -28,6 +28,7 @@ Examples:
   kubectl espalier rekey node-a node-b --ike
   kubectl espalier rotate --all
   kubectl espalier sysdump
+  kubectl espalier uninstall && helm uninstall espalier -n espalier-system
   kubectl espalier --context staging status -o json | jq .problems
   source <(kubectl-espalier completion bash)
   kubectl-espalier --socket /run/espalier/agent.sock tunnels   (one host's agent)
@@ -35,11 +36,11 @@ Examples:
 Live details (tunnels, show, pods, drops, verify, rekey) run `kubectl exec` in
 the agents' pods, at most 32 at once: whoever may do that is root on the nodes.
 status and rotate need no exec. verify --probe also makes a namespace with two
-pods, and deletes it.
+pods, and deletes it; uninstall makes a Pod on each node.
 
 Exit codes: 0 done; 1 refused; 2 wrong use; 3 no kubectl, API server, chart or
-agent answers; 4 (status) something is not as it should be; 5 (verify) not
-proven.)";
+agent answers; 4 (status) something is not as it should be, (uninstall) not
+every node is clean; 5 (verify) not proven.)";
 
 struct Options {
   std::string output = "table";
@@ -56,6 +57,7 @@ struct Options {
   VerifyOptions verify;
   bool probe = false;
   ProbeOptions probe_options;
+  UninstallOptions uninstall;
   bool ike = false;
   bool protocol50 = false;
   bool all = false;
@@ -194,6 +196,15 @@ class Parser {
                   : o_.folder);
         })
         ->add_option("FOLDER", o_.folder, "A new one; a name by time if empty");
+    CLI::App* uninstall = Add(
+        "uninstall",
+        "Ends the agents and removes from every node what they made, the "
+        "guards last. Before helm uninstall, which leaves it there. "
+        "Refused while pods are attached",
+        [this](const Cluster& c) { return ClusterUninstall(c, o_.uninstall); });
+    uninstall->add_flag("--force", o_.uninstall.force,
+                        "Take the network of attached pods away");
+    AddTimeout(uninstall, &o_.uninstall.timeout);
     Add("completion", "Prints a shell's completion script",
         [this](const Cluster& c) {
           return Completion(o_.shell, c.out(), c.err());

@@ -58,6 +58,17 @@ int ClusterRekey(const Cluster& cluster, const std::string& node,
 int ClusterRotate(const Cluster& cluster, std::vector<std::string> nodes,
                   bool all);
 
+struct UninstallOptions {
+  bool force = false;  // though pods are attached
+  // For each step: until the agents have ended, until a node is clean.
+  absl::Duration timeout = absl::Minutes(2);
+  absl::Duration interval = absl::Seconds(1);
+};
+// Ends the agents and has each node cleaned by a Pod of its own
+// (`espalier-agent --uninstall`); what could not be cleaned is named, and the
+// next call goes on there. kExitDegraded: there was such.
+int ClusterUninstall(const Cluster& cluster, const UninstallOptions& options);
+
 // Everything that helps to look into a problem, in a new folder; no keys.
 int ClusterSysdump(const Cluster& cluster, const std::string& folder);
 

@@ -13,13 +13,14 @@ _kubectl_espalier() {
     case "$word" in -*) ;; *) command="$word"; break ;; esac
   done
   case "$command" in
-    "") COMPREPLY=($(compgen -W "status tunnels show pods drops verify rekey rotate sysdump completion --help --version --context --kubeconfig --socket --output" -- "$current")) ;;
+    "") COMPREPLY=($(compgen -W "status tunnels show pods drops verify rekey rotate sysdump uninstall completion --help --version --context --kubeconfig --socket --output" -- "$current")) ;;
     tunnels|show|rekey|rotate) COMPREPLY=($(compgen -W "$(${KUBECTL:-kubectl} get espaliernodes -o name 2>/dev/null | sed 's,.*/,,')" -- "$current")) ;;
     completion) COMPREPLY=($(compgen -W "bash zsh fish kubectl" -- "$current")) ;;
     status) COMPREPLY=($(compgen -W "--wait --timeout" -- "$current")) ;;
     pods) COMPREPLY=($(compgen -W "--namespace" -- "$current")) ;;
     drops) COMPREPLY=($(compgen -W "--namespace --follow" -- "$current")) ;;
     verify) COMPREPLY=($(compgen -W "--from --to --probe" -- "$current")) ;;
+    uninstall) COMPREPLY=($(compgen -W "--force --timeout" -- "$current")) ;;
   esac
 }
 complete -F _kubectl_espalier kubectl-espalier
@@ -29,7 +30,7 @@ constexpr char kZsh[] = R"sh(#compdef kubectl-espalier
 # source <(kubectl-espalier completion zsh)
 _kubectl_espalier() {
   if (( CURRENT == 2 )); then
-    compadd status tunnels show pods drops verify rekey rotate sysdump completion
+    compadd status tunnels show pods drops verify rekey rotate sysdump uninstall completion
     return
   fi
   case "${words[2]}" in
@@ -39,6 +40,7 @@ _kubectl_espalier() {
     pods) compadd -- --namespace ;;
     drops) compadd -- --namespace --follow ;;
     verify) compadd -- --from --to --probe ;;
+    uninstall) compadd -- --force --timeout ;;
   esac
 }
 compdef _kubectl_espalier kubectl-espalier
@@ -46,13 +48,14 @@ compdef _kubectl_espalier kubectl-espalier
 
 constexpr char kFish[] = R"sh(# kubectl-espalier completion fish | source
 complete -c kubectl-espalier -f
-complete -c kubectl-espalier -n __fish_use_subcommand -a 'status tunnels show pods drops verify rekey rotate sysdump completion'
+complete -c kubectl-espalier -n __fish_use_subcommand -a 'status tunnels show pods drops verify rekey rotate sysdump uninstall completion'
 complete -c kubectl-espalier -n '__fish_seen_subcommand_from tunnels show rekey rotate' -a '(kubectl get espaliernodes -o name 2>/dev/null | sed "s,.*/,,")'
 complete -c kubectl-espalier -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish kubectl'
 complete -c kubectl-espalier -n '__fish_seen_subcommand_from status' -a '--wait --timeout'
 complete -c kubectl-espalier -n '__fish_seen_subcommand_from pods' -a '--namespace'
 complete -c kubectl-espalier -n '__fish_seen_subcommand_from drops' -a '--namespace --follow'
 complete -c kubectl-espalier -n '__fish_seen_subcommand_from verify' -a '--from --to --probe'
+complete -c kubectl-espalier -n '__fish_seen_subcommand_from uninstall' -a '--force --timeout'
 )sh";
 
 // kubectl asks a program of this name to complete `kubectl espalier ...`: one
@@ -69,7 +72,7 @@ case "$1" in
     fi ;;
 esac
 if [ $# -le 1 ]; then
-  for word in status tunnels show pods drops verify rekey rotate sysdump completion; do
+  for word in status tunnels show pods drops verify rekey rotate sysdump uninstall completion; do
     case "$word" in "$1"*) echo "$word" ;; esac
   done
 fi

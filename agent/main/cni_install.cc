@@ -23,6 +23,7 @@
 namespace espalier::agent {
 namespace {
 
+constexpr char kPluginName[] = "espalier-cni";
 constexpr absl::Duration kAnswerTime = absl::Seconds(5);
 constexpr size_t kMaxAnswer = 64 * 1024;
 constexpr size_t kMaxBinary = size_t{256} << 20;
@@ -117,12 +118,16 @@ absl::Status WriteAll(int fd, const std::string& content) {
   return absl::OkStatus();
 }
 
+// A runtime reads every *.conflist there, but nothing that begins with a dot.
+std::string DraftOf(const std::string& folder, const std::string& name) {
+  return absl::StrCat(folder, "/.", name, ".new");
+}
+
 absl::Status Place(const std::string& folder, const std::string& name,
                    const std::string& content, mode_t mode) {
   const std::string path = absl::StrCat(folder, "/", name);
   if (SameContent(path, content, mode)) return absl::OkStatus();
-  // A runtime reads every *.conflist there, but nothing that begins with a dot.
-  const std::string draft = absl::StrCat(folder, "/.", name, ".new");
+  const std::string draft = DraftOf(folder, name);
   unlink(draft.c_str());
   const int fd =
       open(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -204,7 +209,7 @@ absl::Status InstallCni(const CniInstallOptions& options) {
   ESPALIER_ASSIGN_OR_RETURN(const std::string binary,
                             mesh::ReadWholeFile(options.binary, kMaxBinary));
   ESPALIER_RETURN_IF_ERROR(
-      Place(options.binary_directory, "espalier-cni", binary, 0755));
+      Place(options.binary_directory, kPluginName, binary, 0755));
   return Place(options.config_directory, kConflistName, conflist, 0644);
 }
 
@@ -238,6 +243,24 @@ std::string CniFiles::Difference() const {
   const bool same = static_cast<uint64_t>(info.st_size) == binary_size_ &&
                     (info.st_mode & 07777) == 0755;
   return same ? "" : binary + " was changed";
+}
+
+absl::StatusOr<std::vector<std::string>> RemoveCni(
+    const CniInstallOptions& options) {
+  std::vector<std::string> removed;
+  for (const auto& [folder, name] :
+       {std::pair(options.config_directory, kConflistName),
+        std::pair(options.binary_directory, kPluginName)}) {
+    for (const std::string& path :
+         {absl::StrCat(folder, "/", name), DraftOf(folder, name)}) {
+      if (unlink(path.c_str()) == 0) {
+        removed.push_back(path);
+      } else if (errno != ENOENT && errno != ENOTDIR) {
+        return FileError("remove", path);
+      }
+    }
+  }
+  return removed;
 }
 
 void CniInstaller::Begin() {

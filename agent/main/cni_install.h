@@ -41,6 +41,11 @@ absl::StatusOr<std::string> MakeConflist(
 // as it should be is left alone.
 absl::Status InstallCni(const CniInstallOptions& options);
 
+// Takes away what InstallCni placed, the configuration first: without it the
+// runtime attaches no pod. Returns the paths of what was there.
+absl::StatusOr<std::vector<std::string>> RemoveCni(
+    const CniInstallOptions& options);
+
 // What is installed, and stays so. On one thread, which it blocks.
 class CniFiles {
  public:

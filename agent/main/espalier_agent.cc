@@ -15,6 +15,7 @@
 #include "agent/main/kubernetes_mode.h"
 #include "agent/main/node_key.h"
 #include "agent/main/process.h"
+#include "agent/main/uninstall.h"
 #include "agent/mesh/cluster.h"
 #include "agent/mesh/config/config.h"
 
@@ -26,6 +27,7 @@ constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
 constexpr int kExitConfig = 3;
 constexpr int kExitRunning = 4;
+constexpr int kExitPods = 5;
 
 constexpr char kFooter[] = R"(
 Examples:
@@ -34,9 +36,12 @@ Examples:
   espalier-agent --config /etc/espalier/agent.yaml --install-cni
   kill -HUP PID     read the configuration again (it is also watched)
   kill -TERM PID    end; tunnels and pods go on without the agent
+  espalier-agent --config /etc/espalier/node.yaml --uninstall
 
-Exit codes: 0 ended by a signal, or the checked file is right; 1 could not
-start; 2 wrong use; 3 the configuration is wrong; 4 another agent runs.)";
+Exit codes: 0 ended by a signal, the checked file is right, or everything is
+removed; 1 could not start, or not everything could be removed; 2 wrong use; 3
+the configuration is wrong; 4 another agent (with --uninstall: an agent or
+espalier-espd) runs; 5 (--uninstall) pods are still attached.)";
 
 int Check(const std::string& path) {
   absl::StatusOr<mesh::Config> config = mesh::LoadConfig(path);
@@ -108,6 +113,49 @@ int ServeInKubernetes(const std::string& path, mesh::Config config,
                mode->get(), install);
 }
 
+// Before anything of the network is touched, and any thread exists.
+absl::Status PrepareProcess() {
+  // Files that the agent makes are its own to read unless they say otherwise.
+  umask(077);
+  signal(SIGPIPE, SIG_IGN);
+  ESPALIER_RETURN_IF_ERROR(HardenProcess());
+  return DropCapabilities();
+}
+
+int RunUninstall(const std::string& path, const CniInstallOptions& cni,
+                 bool force) {
+  absl::StatusOr<mesh::Config> config = mesh::ReadConfig(path);
+  if (!config.ok()) {
+    std::cerr << config.status().message() << "\n";
+    return kExitConfig;
+  }
+  base::SetLogLevel(base::LogLevel::kError);
+  if (const absl::Status status = PrepareProcess(); !status.ok()) {
+    return Fail("cannot uninstall", status, kExitFailed);
+  }
+  const absl::StatusOr<std::unique_ptr<InstanceLock>> lock =
+      InstanceLock::Take(config->run_directory);
+  if (!lock.ok()) {
+    std::cout << "refused: " << lock.status().message() << "\n";
+    return absl::IsFailedPrecondition(lock.status()) ? kExitRunning
+                                                     : kExitFailed;
+  }
+  const std::unique_ptr<InstalledNode> node =
+      MakeInstalledNode(*std::move(config), cni);
+  switch (Uninstall(node.get(), force, std::cout)) {
+    case UninstallResult::kDone:
+      return kExitOk;
+    case UninstallResult::kRefused:
+      return kExitRunning;
+    case UninstallResult::kPodsAttached:
+      return kExitPods;
+    case UninstallResult::kIncomplete:
+      break;
+  }
+  std::cout << "not everything is removed: run it again\n";
+  return kExitFailed;
+}
+
 int RunAgent(const std::string& path,
              const std::optional<CniInstallOptions>& install) {
   absl::StatusOr<mesh::Config> config = mesh::LoadConfig(path);
@@ -117,11 +165,7 @@ int RunAgent(const std::string& path,
     return kExitConfig;
   }
   base::SetLogLevel(config->log_level);
-  // Files that the agent makes are its own to read unless they say otherwise.
-  umask(077);
-  signal(SIGPIPE, SIG_IGN);
-  absl::Status status = HardenProcess();
-  if (status.ok()) status = DropCapabilities();
+  const absl::Status status = PrepareProcess();
   if (!status.ok()) return Fail("cannot start", status, kExitFailed);
   absl::StatusOr<std::unique_ptr<InstanceLock>> lock =
       InstanceLock::Take(config->run_directory);
@@ -180,11 +224,24 @@ int Main(int argc, char** argv) {
   app.add_option("--cni-binary", cni.binary, "What is installed there")
       ->capture_default_str()
       ->type_name("FILE");
+  bool uninstall = false;
+  bool force = false;
+  CLI::Option* const remove =
+      app.add_flag("--uninstall", uninstall,
+                   "Remove everything that agents have made on this node, and "
+                   "end: the CNI plugin first, the guards last. Refused while "
+                   "an agent or espalier-espd runs, or pods are attached")
+          ->excludes("--install-cni")
+          ->excludes("--check");
+  app.add_flag("--force", force,
+               "With --uninstall: take the network of attached pods away")
+      ->needs(remove);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
   }
+  if (uninstall) return RunUninstall(path, cni, force);
   return check ? Check(path)
                : RunAgent(path, install ? std::optional(cni) : std::nullopt);
 }

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "agent/base/status_macros.h"
 
 namespace espalier::netlink {
 namespace {
@@ -36,6 +37,16 @@ absl::StatusOr<std::string> Nftables::Run(const std::string& commands) {
 absl::StatusOr<std::string> Nftables::RunStateless(
     const std::string& commands) {
   return RunWith(NFT_CTX_OUTPUT_STATELESS, commands);
+}
+
+absl::StatusOr<bool> RemoveTable(Nftables* nftables, const std::string& name) {
+  const std::string table = absl::StrCat("table inet ", name);
+  const bool there = nftables->RunStateless(absl::StrCat("list ", table)).ok();
+  // Made first: not being able to list it does not say that it is not there.
+  ESPALIER_RETURN_IF_ERROR(
+      nftables->Run(absl::StrCat(table, " {\n}\ndelete ", table, "\n"))
+          .status());
+  return there;
 }
 
 }  // namespace espalier::netlink

@@ -21,6 +21,9 @@ class Nftables {
   virtual absl::StatusOr<std::string> RunStateless(const std::string& commands);
 };
 
+// Deletes the table inet `name`; whether it was there.
+absl::StatusOr<bool> RemoveTable(Nftables* nftables, const std::string& name);
+
 }  // namespace espalier::netlink
 
 #endif  // ESPALIER_AGENT_NETLINK_NFTABLES_H_

@@ -23,8 +23,6 @@ constexpr char kNetwork[] = "network";
 constexpr char kNamespacePath[] = "netns";
 constexpr char kNamespaceId[] = "netnsId";
 constexpr char kMtu[] = "mtu";
-constexpr char kPodNamespace[] = "podNamespace";
-constexpr char kPodName[] = "podName";
 constexpr char kPodUid[] = "podUid";
 constexpr char kDetaching[] = "detaching";
 constexpr char kRefused[] = "espalier-agent attaches no pods on this node";
@@ -116,7 +114,8 @@ Manager::Manager(std::string run_directory, std::string state_directory,
       state_directory_(std::move(state_directory)),
       settings_(std::move(settings)),
       dependencies_(dependencies),
-      checkpoint_(dependencies.files, state_directory_ + "/pods.json"),
+      checkpoint_(dependencies.files,
+                  absl::StrCat(state_directory_, "/", kCheckpointFile)),
       ready_(absl::UnavailableError("it is starting")),
       started_(absl::UnavailableError("it is starting")) {}
 

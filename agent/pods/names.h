@@ -10,6 +10,12 @@
 
 namespace espalier::pods {
 
+// In the folder of the agent's state: which pod has which address.
+inline constexpr char kCheckpointFile[] = "pods.json";
+// Labels of a lease there.
+inline constexpr char kPodNamespace[] = "podNamespace";
+inline constexpr char kPodName[] = "podName";
+
 // "<container id>@<interface>", the key of everything.
 std::string OwnerOf(const std::string& container_id,
                     const std::string& interface_name);

@@ -1,5 +1,6 @@
 // Two nodes as namespaces under a real kernel with ESP: what the driver
 // installs carries packets, and what it doesn't install doesn't.
+#include "agent/datapath/kernel/removal.h"
 #include "tests/guest/two_nodes.h"
 
 namespace espalier::datapath {
@@ -143,6 +144,19 @@ TEST_F(KernelDatapathTest, PoliciesAreListedReplacedAndLeftAloneWhenForeign) {
               b_->datapath->RemovePolicy(kReqid, std::move(done));
             }),
             absl::OkStatus());
+  EXPECT_THAT(Policies(b_.get()), IsEmpty());
+  // Nor does an uninstallation touch them.
+  ASSERT_EQ(SetPolicy(b_.get(), policy), absl::OkStatus());
+  ASSERT_EQ(Install(b_.get(), Sa(*a_, *b_, base::Direction::kInbound, {},
+                                 base::Family::kIpv4, false)),
+            absl::OkStatus());
+  const auto xfrm = netlink::Socket::Open({.protocol = NETLINK_XFRM});
+  ASSERT_TRUE(xfrm.ok()) << xfrm.status();
+  const auto removed = RemoveTunnels(xfrm->get());
+  ASSERT_TRUE(removed.ok()) << removed.status();
+  EXPECT_EQ(removed->sas, 1u);
+  EXPECT_GT(removed->policies, 0u);
+  EXPECT_THAT(Sas(b_.get()), IsEmpty());
   EXPECT_THAT(Policies(b_.get()), IsEmpty());
   Shell("ip xfrm policy list | grep -q 10.9.0.0/16");
   Shell("ip xfrm state list | grep -q 'spi 0x00000099'");

@@ -115,6 +115,30 @@ def test_the_agents_configuration_is_one_that_it_takes():
         assert words in config
 
 
+def test_the_pod_that_cleans_a_node_is_the_agents_without_its_account():
+    name = "nodes-keep-their-guards-until-kubectl-espalier-uninstall"
+    text = template({"podLabels": {"team": "net"}, "defaultMode": "required",
+                     "image": {"repository": "registry.example/espalier"}})
+    kept = document(text, "ConfigMap", name)
+    assert "helm.sh/resource-policy: keep" in kept and "default: required" in kept
+    pod = json.loads(kept.partition("  pod.json: |")[2])
+    # The DaemonSet's selector must not match it.
+    assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "uninstall"
+    assert pod["metadata"]["labels"]["team"] == "net"
+    spec, (agent,) = pod["spec"], pod["spec"]["containers"]
+    # What helm uninstall removes, a node's label, or a scheduler must not be needed.
+    assert not {"serviceAccountName", "nodeSelector"} & spec.keys()
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["restartPolicy"] == "Never" and spec["hostNetwork"] is True
+    assert spec["volumes"][0] == {"name": "config", "configMap": {"name": name}}
+    assert {v["name"] for v in spec["volumes"]} == {m["name"] for m in agent["volumeMounts"]}
+    assert agent["args"][-1] == "--uninstall" and "--install-cni" not in agent["args"]
+    assert not any(key.endswith("Probe") for key in agent)
+    assert agent["image"].startswith("registry.example/espalier:")
+    assert set(agent["securityContext"]["capabilities"]["add"]) == {
+        "NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SYS_ADMIN"}
+
+
 def test_espd_hands_over_in_user_mode_and_holds_sockets_in_kernel_mode():
     user = document(template({}), "DaemonSet", "espalier-espd")
     assert "maxSurge: 1" in user and "--take-over" in user

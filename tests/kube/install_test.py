@@ -15,6 +15,7 @@ from lab.kube.captured import Captured
 from lab.kube.cluster import Cluster
 from lab.kube.machine import processes_below
 from lab.kube.pods import ClusterPod, pod_object, run_pods
+from lab.leftovers import leftovers
 from lab.traffic import Traffic
 
 MOST_SECONDS_TO_THE_FIRST_PING = 60  # of issue 5, with the images present
@@ -200,18 +201,78 @@ def restarts(cluster: Cluster, component: str, node: KubeNode) -> int:
     return pod["status"]["containerStatuses"][0]["restartCount"]
 
 
-def test_uninstall_leaves_the_guards_standing(installed):
+def leftovers_on(node: KubeNode) -> list[str]:
+    # The folders themselves are mounted into the Pod that cleans.
+    return leftovers(node.run, "/etc/cni/net.d/*espalier*", "/opt/cni/bin/espalier-cni",
+                     "/sys/fs/bpf/espalier/*/*", "/var/lib/espalier/*", "/run/espalier/*")
+
+
+def uninstall(cluster: Cluster, *flags: str):
+    """From the nodes; helm's is another."""
+    return cluster.kubectl("espalier", "uninstall", *flags, check=False, timeout=240)
+
+
+def test_uninstall_is_refused_while_pods_are_attached(installed, pods):
+    refused = uninstall(installed)
+    assert refused.returncode == 1, (refused.stdout, refused.stderr)
+    for words in ("default/a on node-1", "shop/b on node-2", "--force"):
+        assert words in refused.stderr
+    assert installed.get("daemonset", "espalier-agent", "-n",
+                         espalier.NAMESPACE)["status"]["numberReady"] == 2
+    assert pods[0].ping(pods[1].ipv4, count=1) == 1
+
+
+def test_helm_uninstall_leaves_the_guards_standing(installed):
     pods = [ClusterPod(installed, "shop", name) for name in ("a", "b")]
     with Captured(installed, "uninstall", *pods):
         out = installed.helm("uninstall", "espalier", "-n", espalier.NAMESPACE, "--wait",
                              timeout=120).stdout
         assert "espaliernodes.espalier.dev" in out  # the CRDs stay
+        assert "nodes-keep-their-guards-until-kubectl-espalier-uninstall" in out
         wait_until(lambda: not installed.get("pods", "-n", espalier.NAMESPACE)["items"], 60,
                    "the pods are gone")
         # espd went with its keys: ESP or nothing is nothing now.
         assert pods[0].ping(pods[1].ipv4, count=2, wait=1) == 0
         assert pods[0].ping(pods[1].ipv6, count=2, wait=1) == 0
     for node in installed.nodes:
-        assert "espalier" in node.run(["nft", "list", "tables"]).stdout
+        found = leftovers_on(node)
+        assert "table inet espalier_guard" in found, found
+        assert any("/sys/fs/bpf/espalier/" in line for line in found), found
     # Same-node traffic never needed them.
     assert pods[0].node.run(["ping", "-c", "1", pods[0].ipv4]).returncode == 0
+
+
+def test_uninstall_after_helm_cleans_the_nodes(installed):
+    # There is no agent to ask: each node refuses for itself, and nothing is touched.
+    before = [leftovers_on(node) for node in installed.nodes]
+    refused = uninstall(installed)
+    assert refused.returncode == 4, (refused.stdout, refused.stderr)
+    assert "shop/a" in refused.stderr and "their guards stand" in refused.stderr
+    assert [leftovers_on(node) for node in installed.nodes] == before
+    begin = time.monotonic()
+    forced = uninstall(installed, "--force")
+    print(forced.stdout, f"{time.monotonic() - begin:.1f} s")
+    assert forced.returncode == 0, (forced.stdout, forced.stderr)
+    assert "2 of 2 nodes are clean" in forced.stdout
+    for node in installed.nodes:
+        assert leftovers_on(node) == []
+    assert installed.get("espaliernodes")["items"] == []
+    again = uninstall(installed)
+    assert again.returncode == 0 and "No node has anything" in again.stdout
+
+
+def test_installed_again_and_uninstalled_in_order(installed):
+    espalier.install(installed)
+    installed.wait_for_nodes()
+    # Those that were forced off have no network to lose.
+    for namespace in ("default", "shop"):
+        installed.kubectl("delete", "pods", "--all", "-n", namespace, timeout=90)
+    done = uninstall(installed)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert f"helm uninstall espalier -n {espalier.NAMESPACE}" in done.stdout
+    for node in installed.nodes:
+        assert leftovers_on(node) == []
+    assert installed.get("daemonsets", "-n", espalier.NAMESPACE)["items"] == []
+    installed.helm("uninstall", "espalier", "-n", espalier.NAMESPACE, "--wait", timeout=120)
+    assert installed.get("configmaps", "-n", espalier.NAMESPACE, "-l",
+                         "app.kubernetes.io/name=espalier")["items"] == []

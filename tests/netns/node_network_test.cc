@@ -5,9 +5,12 @@
 #include <linux/if_tun.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
+
 #include "agent/netlink/socket.h"
 #include "agent/network/kernel_node_network.h"
 #include "agent/network/ownership.h"
+#include "agent/network/removal.h"
 #include "gmock/gmock.h"
 #include "tests/netns/private_namespace.h"
 #include "tests/support/manual_loop.h"
@@ -567,6 +570,120 @@ TEST_F(NodeNetworkTest, MasqueradesTowardsTheOutsideOnly) {
   network_->SetDesired(off);
   EXPECT_FALSE(nft.Run(list).ok());
   EXPECT_TRUE(nft.Run("list table inet foreign").ok());
+}
+
+// --- removal.h ---
+
+class RemovalTest : public NodeNetworkTest {
+ protected:
+  // What is somebody else's, in each kind that is removed.
+  void AddForeign() {
+    ASSERT_TRUE(
+        client_
+            ->Apply(Verb::kAdd, Route{.destination = Net("198.51.100.0/24"),
+                                      .protocol = RTPROT_STATIC,
+                                      .interface_index = uplink_})
+            .ok());
+    ASSERT_TRUE(
+        client_
+            ->Apply(Verb::kAdd, Route{.destination = Net("10.244.200.0/24"),
+                                      .table = kEspTable,
+                                      .type = RTN_BLACKHOLE,
+                                      .protocol = RTPROT_STATIC})
+            .ok());
+    ASSERT_TRUE(client_
+                    ->Apply(Verb::kAdd, netlink::Rule{.priority = 4502,
+                                                      .table = kEspTable,
+                                                      .mark = 7,
+                                                      .mark_mask = 7})
+                    .ok());
+    Nftables nft;
+    ASSERT_TRUE(nft.Run("add table inet foreign").ok());
+    foreign_routes_ = Foreign().size();
+    foreign_rules_ = ForeignRules();
+  }
+  std::vector<Route> Foreign() {
+    return *client_->ListRoutes({.protocol = RTPROT_STATIC});
+  }
+  size_t ForeignRules() {
+    const auto rules = *client_->ListRules();
+    return std::ranges::count_if(rules, [](const netlink::Rule& rule) {
+      return rule.protocol != kRouteProtocol;
+    });
+  }
+  size_t OwnedRules() { return client_->ListRules()->size() - ForeignRules(); }
+  // The agent is away.
+  void Install(const DesiredNetwork& desired) {
+    network_->SetDesired(desired);
+    Settle();
+    ASSERT_THAT(network_->Problems(), IsEmpty());
+    network_.reset();
+  }
+
+  size_t foreign_routes_ = 0;
+  size_t foreign_rules_ = 0;
+};
+
+TEST_F(RemovalTest, LeavesNothingButWhatIsForeign) {
+  AddForeign();
+  Install(Desired());
+  ASSERT_GT(Owned().size(), 0u);
+  ASSERT_GT(OwnedRules(), 0u);
+  EXPECT_EQ(RemoveTunnelInterface(socket_.get(), "espalier0", false).value(),
+            "esp0");
+  EXPECT_FALSE(client_->GetLink("esp0").ok());
+  const auto removed = RemoveRoutes(socket_.get());
+  ASSERT_TRUE(removed.ok()) << removed.status();
+  EXPECT_GT(removed->routes, 0u);
+  EXPECT_GT(removed->rules, 0u);
+  Nftables nft;
+  EXPECT_TRUE(netlink::RemoveTable(&nft, kNatTable).value());
+
+  EXPECT_THAT(Owned(), IsEmpty());
+  EXPECT_EQ(OwnedRules(), 0u);
+  EXPECT_FALSE(nft.Run("list table inet espalier_nat").ok());
+  EXPECT_EQ(Foreign().size(), foreign_routes_);
+  EXPECT_EQ(ForeignRules(), foreign_rules_);
+  EXPECT_TRUE(nft.Run("list table inet foreign").ok());
+  EXPECT_TRUE(client_->GetLink("up0").ok());
+  EXPECT_FALSE(client_->ListAddresses(uplink_)->empty());
+  // Again.
+  EXPECT_EQ(RemoveTunnelInterface(socket_.get(), "espalier0", false).value(),
+            "");
+  EXPECT_EQ(RemoveRoutes(socket_.get())->routes, 0u);
+  EXPECT_FALSE(netlink::RemoveTable(&nft, kNatTable).value());
+}
+
+TEST_F(RemovalTest, PolicyBasedItIsTheUplinkThatStays) {
+  DesiredNetwork desired = Desired();
+  desired.tunnel_interface = "up0";
+  desired.tunnel_is_uplink = true;
+  Install(desired);
+  const int32_t loopback = client_->GetLink("lo")->index;
+  const auto ours = [&] {
+    const auto addresses = *client_->ListAddresses(loopback);
+    return std::ranges::count_if(addresses, [](const netlink::Address& one) {
+      return one.address == Ip("10.244.1.1") ||
+             one.address == Ip("fd00:244:1::1");
+    });
+  };
+  ASSERT_EQ(ours(), 2);
+  EXPECT_EQ(RemoveTunnelInterface(socket_.get(), "espalier0", true).value(),
+            "");
+  const auto removed = RemoveRoutes(socket_.get());
+  ASSERT_TRUE(removed.ok()) << removed.status();
+  EXPECT_EQ(removed->addresses, 2u);
+  EXPECT_EQ(ours(), 0);
+  EXPECT_THAT(Owned(), IsEmpty());
+  EXPECT_TRUE(client_->GetLink("up0").ok());
+}
+
+TEST_F(RemovalTest, AnInterfaceOfAnotherKindStays) {
+  ASSERT_TRUE(client_->AddVeth({.name = "espalier0"}, {.name = "other"}).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(
+      RemoveTunnelInterface(socket_.get(), "espalier0", false).status()));
+  EXPECT_TRUE(client_->GetLink("espalier0").ok());
+  EXPECT_TRUE(client_->GetLink("esp0").ok()) << "no route of ours leads there";
 }
 
 }  // namespace

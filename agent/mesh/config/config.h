@@ -251,6 +251,8 @@ std::set<std::string> NamedFiles(const Config& config);
 // Both, for a file on disk of at most 1 MiB; `node_name` is the environment's
 // NODE_NAME.
 absl::StatusOr<Config> LoadConfig(const std::string& path);
+// The same without the files that it names, which may be gone.
+absl::StatusOr<Config> ReadConfig(const std::string& path);
 
 // Every field that the file may have, as dotted paths ("node.podCIDRs",
 // "peers[].identity"), for the check that all of them are documented.

@@ -249,13 +249,15 @@ absl::Status LoadFiles(const std::string& name, Config* config) {
   return errors.ToStatus();
 }
 
-absl::StatusOr<Config> LoadConfig(const std::string& path) {
+absl::StatusOr<Config> ReadConfig(const std::string& path) {
   ESPALIER_ASSIGN_OR_RETURN(const std::string text,
                             ReadWholeFile(path, kMaxConfigSize));
   const char* node_name = getenv("NODE_NAME");
-  ESPALIER_ASSIGN_OR_RETURN(
-      Config config,
-      ParseConfig(text, path, node_name == nullptr ? "" : node_name));
+  return ParseConfig(text, path, node_name == nullptr ? "" : node_name);
+}
+
+absl::StatusOr<Config> LoadConfig(const std::string& path) {
+  ESPALIER_ASSIGN_OR_RETURN(Config config, ReadConfig(path));
   ESPALIER_RETURN_IF_ERROR(LoadFiles(path, &config));
   return config;
 }

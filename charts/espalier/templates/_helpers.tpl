@@ -88,3 +88,41 @@ relabelings:
   - sourceLabels: [__meta_kubernetes_pod_node_name]
     targetLabel: node
 {{- end }}
+
+{{- define "espalier.agentConfig" -}}
+{{- $own := dict
+  "cluster" (dict
+    "source" "kubernetes"
+    "podCIDRs" (include "espalier.clusterPodCIDRs" . | fromJsonArray)
+    "plaintextPath" .Values.plaintextPath)
+  "modes" (dict "default" .Values.defaultMode)
+  "node" (dict "uplinkMTU" .Values.network.uplinkMTU)
+  "encryptNodeTraffic" .Values.encryptNodeTraffic
+  "datapath" (dict "driver" .Values.datapath.driver
+    "espdSocket" "/run/espalier/espd.sock")
+  "sockets" (dict "metrics" .Values.metrics.listen)
+  "runDirectory" "/run/espalier"
+  "stateDirectory" .Values.paths.state
+  "logLevel" .Values.agent.logLevel }}
+{{- with .Values.metrics.secure }}
+{{- if .enabled }}
+{{- $_ := set $own.sockets "secureMetrics" (dict
+  "listen" .agentListen
+  "certificateFile" "/etc/espalier-metrics/tls.crt"
+  "keyFile" "/etc/espalier-metrics/tls.key") }}
+{{- end }}
+{{- end }}
+{{- if .Values.nodeCIDRs }}
+{{- $_ := set $own.cluster "nodeCIDRs" .Values.nodeCIDRs }}
+{{- end }}
+{{- if and (eq .Values.defaultMode "disabled") (eq .Values.plaintextPath "none") }}
+{{- fail "defaultMode is disabled, but plaintextPath is none: disabled pods would reach no other node. Set plaintextPath=direct or vxlan." }}
+{{- end }}
+{{- mergeOverwrite $own (deepCopy .Values.agent.config) | toYaml }}
+{{- end }}
+
+{{/* helm uninstall prints it under "kept": it has to say by itself what stays,
+     and until when. */}}
+{{- define "espalier.uninstallName" -}}
+nodes-keep-their-guards-until-kubectl-espalier-uninstall
+{{- end }}

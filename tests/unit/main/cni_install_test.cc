@@ -162,5 +162,29 @@ TEST_F(CniInstallTest, TheConfigurationComesLast) {
   EXPECT_EQ(Conflist(), "");
 }
 
+TEST_F(CniInstallTest, IsRemovedWithNothingElse) {
+  Portmap(kOld);
+  ASSERT_TRUE(InstallCni(options_).ok());
+  std::ofstream(folder_ + "/conf/10-other.conflist") << "{}";
+  // Of an installation that was cut short.
+  std::ofstream(folder_ + "/conf/.00-espalier.conflist.new") << "{";
+  const auto removed = RemoveCni(options_);
+  ASSERT_TRUE(removed.ok()) << removed.status();
+  EXPECT_THAT(*removed, ElementsAre(folder_ + "/conf/00-espalier.conflist",
+                                    folder_ + "/conf/.00-espalier.conflist.new",
+                                    folder_ + "/bin/espalier-cni"));
+  EXPECT_TRUE(fs::exists(folder_ + "/conf/10-other.conflist"));
+  EXPECT_TRUE(fs::exists(folder_ + "/bin/portmap"));
+  EXPECT_THAT(RemoveCni(options_).value(), ElementsAre()) << "again";
+}
+
+TEST_F(CniInstallTest, TheConfigurationThatStaysIsNamed) {
+  fs::create_directory(folder_ + "/conf/00-espalier.conflist");
+  std::ofstream(folder_ + "/bin/espalier-cni") << "the binary";
+  EXPECT_THAT(RemoveCni(options_).status().message(),
+              HasSubstr("/conf/00-espalier.conflist"));
+  EXPECT_TRUE(fs::exists(folder_ + "/bin/espalier-cni"));
+}
+
 }  // namespace
 }  // namespace espalier::agent
