@@ -154,10 +154,24 @@ void Core::Impl::HandleDatapathDone(DatapathOpId op,
   }
 }
 
-void Core::Impl::HandleInboundSeen(base::Spi spi) {
+Peer* Core::Impl::FindByInbound(base::Spi spi) {
   auto at = ctx_.inbound_spis.find(spi);
-  if (at == ctx_.inbound_spis.end()) return;
-  Peer* peer = peers_.Find(at->second);
+  return at == ctx_.inbound_spis.end() ? nullptr : peers_.Find(at->second);
+}
+
+void Core::Impl::HandleInboundTraffic(base::Spi spi) {
+  Peer* peer = FindByInbound(spi);
+  const ChildSa* child =
+      peer == nullptr ? nullptr : peer->tunnels.FindInbound(spi);
+  // Of that IKE_SA alone: the peer may have lost another one.
+  IkeSa* sa = child == nullptr ? nullptr : Find(child->owner);
+  if (sa == nullptr) return;
+  sa->Heard();
+  Touch(sa->id());
+}
+
+void Core::Impl::HandleInboundSeen(base::Spi spi) {
+  Peer* peer = FindByInbound(spi);
   if (peer == nullptr) return;
   Touch(peer->id);
   peer->tunnels.HandleInboundSeen(ctx_, spi);
@@ -340,9 +354,9 @@ void Core::HandleDatapathDone(base::Instant now, DatapathOpId op,
   impl_->Settle();
 }
 
-void Core::HandleInboundTraffic(base::Instant now, PeerId id) {
+void Core::HandleInboundTraffic(base::Instant now, base::Spi spi) {
   impl_->at(now);
-  if (Peer* peer = impl_->peers().Find(id)) impl_->HandleInboundTraffic(*peer);
+  impl_->HandleInboundTraffic(spi);
   impl_->Settle();
 }
 

@@ -62,9 +62,9 @@ class Core {
                         crypto::Result result);
   void HandleDatapathDone(base::Instant now, DatapathOpId op,
                           absl::Status status);
-  // ESP packets of this peer came in since the last call: it is alive, nobody
-  // need ask (RFC 7296 2.4).
-  void HandleInboundTraffic(base::Instant now, PeerId peer);
+  // ESP packets came in on this inbound SA since the last call: the other end
+  // of its IKE_SA is alive, nobody need ask (RFC 7296 2.4).
+  void HandleInboundTraffic(base::Instant now, base::Spi spi);
   // The first packet came in on a watched inbound SA.
   void HandleInboundSeen(base::Instant now, base::Spi spi);
   // A byte or packet limit of a datapath SA was reached; `hard`: it is dead.

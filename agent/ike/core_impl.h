@@ -39,6 +39,7 @@ class Core::Impl {
   void HandleTimeout();
   void HandleCryptoDone(CryptoJobId id, crypto::Result result);
   void HandleDatapathDone(DatapathOpId op, const absl::Status& status);
+  void HandleInboundTraffic(base::Spi spi);
   void HandleInboundSeen(base::Spi spi);
   void HandleSaExpired(base::Direction direction,
                        const base::IpAddress& destination, base::Spi spi,
@@ -50,7 +51,6 @@ class Core::Impl {
   void RemovePeer(Peer& peer);
   void Establish(Peer& peer, bool at_once);
   void Reestablish(Peer& peer);
-  void HandleInboundTraffic(Peer& peer);
   void DeleteIkeSas(Peer& peer);
   // Whatever a call changed: new and dead IKE_SAs, notices, timers. Every
   // event and command ends with it.
@@ -79,6 +79,7 @@ class Core::Impl {
   void HandleUnknownSpi(const Path& path, const wire::Header& header);
   void HandleBadHeader(const Path& path, base::ByteSpan bytes,
                        const wire::Verdict& verdict);
+  Peer* FindByInbound(base::Spi spi);
   IkeSa& Adopt(std::unique_ptr<IkeSa> sa);
 
   void HandleNotice(const Notice& notice);

@@ -120,15 +120,6 @@ void Core::Impl::EnsureReplaced(Peer& peer) {
   }
 }
 
-void Core::Impl::HandleInboundTraffic(Peer& peer) {
-  for (IkeSaId id : peer.established) {
-    IkeSa* sa = Find(id);
-    if (sa == nullptr || !peer.tunnels.HasLive(id)) continue;
-    sa->Heard();
-    Touch(id);
-  }
-}
-
 void Core::Impl::StartAttempt(Peer& peer) {
   const PeerConfig& config = *peer.config;
   // Port 500 talks to port 500; any other is behind the non-ESP marker.

@@ -39,8 +39,8 @@ class IkeAdapter : public mesh::IkeControl {
     driver_->core().Reestablish(driver_->Now(), peer);
     driver_->WakeSoon();
   }
-  void HandleInboundTraffic(ike::PeerId peer) override {
-    driver_->core().HandleInboundTraffic(driver_->Now(), peer);
+  void HandleInboundTraffic(base::Spi spi) override {
+    driver_->core().HandleInboundTraffic(driver_->Now(), spi);
     driver_->WakeSoon();
   }
   void RekeyChildSa(ike::PeerId peer) override {

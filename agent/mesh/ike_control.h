@@ -29,8 +29,8 @@ class IkeControl {
   virtual void RekeyChildSa(ike::PeerId peer) = 0;
   // RFC 9611: an SA for what this CPU of ours sends, beside the fallback one.
   virtual void WantCpuSa(ike::PeerId peer, uint32_t cpu) = 0;
-  // ESP packets of that peer came in: it is alive.
-  virtual void HandleInboundTraffic(ike::PeerId peer) = 0;
+  // ESP packets came in on that SA: its IKE_SA's other end is alive.
+  virtual void HandleInboundTraffic(base::Spi spi) = 0;
   virtual void HandleDatapathDone(ike::DatapathOpId op,
                                   absl::Status status) = 0;
   virtual void HandleInboundSeen(base::Spi spi) = 0;

@@ -108,16 +108,21 @@ void Mesh::HandleRefreshed() {
     uint64_t out = peer->retired_outbound.packets;
     const auto add = [&](const base::SaKey& key) {
       const auto found = tracker_.sas().find(key);
-      if (found == tracker_.sas().end()) return;
-      (key.direction == base::Direction::kInbound ? in : out) +=
-          found->second.counters.packets;
+      if (found == tracker_.sas().end()) return uint64_t{0};
+      const uint64_t packets = found->second.counters.packets;
+      (key.direction == base::Direction::kInbound ? in : out) += packets;
+      return packets;
     };
-    for (const auto& [child_id, child] : peer->children) {
-      if (child.inbound) add(*child.inbound);
+    for (auto& [child_id, child] : peer->children) {
       if (child.outbound) add(*child.outbound);
+      if (!child.inbound) continue;
+      const uint64_t before =
+          std::exchange(child.packets_in, add(*child.inbound));
+      if (child.packets_in > before) {
+        ike_->HandleInboundTraffic(child.inbound->spi);
+      }
     }
     for (const base::SaKey& key : peer->left_over) add(key);
-    if (in > peer->total_inbound) ike_->HandleInboundTraffic(id);
     peer->total_inbound = in;
     NoteTraffic(peer.get(), in, out, now);
   }

@@ -22,8 +22,9 @@ struct Mesh::Child {
   bool encapsulated = false;
   base::Family outer_family = base::Family::kIpv4;
   std::vector<base::TrafficSelector> remote_selectors;
-  bool seen = false;       // a packet came in
-  bool core_asks = false;  // WatchInbound, not answered yet
+  uint64_t packets_in = 0;  // as of the last refresh
+  bool seen = false;        // a packet came in
+  bool core_asks = false;   // WatchInbound, not answered yet
 };
 
 struct Mesh::PeerState {

@@ -16,9 +16,14 @@ def mesh(lab):
     return Mesh(lab).up()
 
 
-def test_short_lifetimes_rekey_by_themselves(lab):
+@pytest.mark.parametrize("child", [
+    {"rekeyAfter": "2s", "expireAfter": "20m"},
+    {"rekeyAfterPackets": 40},
+    {"rekeyAfterBytes": "20KiB"},
+], ids=["seconds", "packets", "bytes"])
+def test_short_lifetimes_rekey_by_themselves(lab, child):
     mesh = Mesh(lab, extra={"lifetimes": {
-        "child": {"rekeyAfter": "2s", "expireAfter": "20m"},
+        "child": child,
         "ike": {"rekeyAfter": "3s", "expireAfter": "20m"}}}).up()
     a, b = mesh.pods
     first, second = PingStream(a.namespace, b.ipv4), PingStream(b.namespace, a.ipv6)

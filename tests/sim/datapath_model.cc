@@ -108,15 +108,19 @@ void DatapathModel::Watch(base::Spi spi) {
 std::optional<DatapathModel::Limit> DatapathModel::Count(
     base::Direction direction, Sa* sa) {
   sa->bytes += kPacketSize;
+  ++sa->packets;
   const base::SaLimits& limits = sa->limits;
-  const auto reached = [sa](uint64_t limit) {
-    return limit > 0 && sa->bytes >= limit;
+  const auto reached = [sa](uint64_t bytes, uint64_t packets) {
+    return (bytes > 0 && sa->bytes >= bytes) ||
+           (packets > 0 && sa->packets >= packets);
   };
   const Limit limit = {direction, sa->spi, sa->destination};
-  if (reached(limits.hard_bytes) && !std::exchange(sa->hard_expired, true)) {
+  if (reached(limits.hard_bytes, limits.hard_packets) &&
+      !std::exchange(sa->hard_expired, true)) {
     return Limit{limit.direction, limit.spi, limit.destination, true};
   }
-  if (reached(limits.soft_bytes) && !std::exchange(sa->soft_expired, true)) {
+  if (reached(limits.soft_bytes, limits.soft_packets) &&
+      !std::exchange(sa->soft_expired, true)) {
     return limit;
   }
   return std::nullopt;
@@ -184,6 +188,10 @@ void DatapathModel::RemoveOtherInbound(ike::PeerId peer, base::Spi keep) {
   std::erase_if(inbound_, [peer, keep](const auto& entry) {
     return entry.second.peer == peer && entry.first != keep;
   });
+}
+
+void DatapathModel::RemoveOutbound(ike::PeerId peer) {
+  std::erase_if(outbound_, [peer](const Sa& sa) { return sa.peer == peer; });
 }
 
 std::vector<const DatapathModel::Sa*> DatapathModel::Inbound(

@@ -57,10 +57,10 @@ class DatapathModel {
     int epoch = 0;                // of the core that installed it
     bool seen = false, watched = false;
     base::SaLimits limits;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, packets = 0;
     bool soft_expired = false, hard_expired = false;
   };
-  // A limit in octets that a packet has just reached.
+  // A limit in octets or packets that a packet has just reached.
   struct Limit {
     base::Direction direction;
     base::Spi spi;
@@ -95,6 +95,7 @@ class DatapathModel {
   bool HasOlder(ike::PeerId peer, int epoch) const;
   void RemoveOlder(ike::PeerId peer, int epoch, base::Direction direction);
   void RemoveOtherInbound(ike::PeerId peer, base::Spi keep);
+  void RemoveOutbound(ike::PeerId peer);
 
   std::vector<const Sa*> Inbound(ike::PeerId peer) const;
   std::vector<const Sa*> Outbound(ike::PeerId peer) const;

@@ -10,6 +10,8 @@ namespace {
 
 // As both datapaths limit it.
 constexpr absl::Duration kAcquireInterval = absl::Seconds(1);
+// As the mesh does when it has looked at the counters, which is less often.
+constexpr absl::Duration kAliveInterval = absl::Seconds(1);
 // HandleTimeout calls in one instant of virtual time.
 constexpr int kMaxTimeoutsAtOnce = 100;
 constexpr int kRepeats = 50;
@@ -216,6 +218,9 @@ void Node::Do(ike::InstallSa action) {
                      action.child.value(), " peer ", action.peer.value()));
   datapath_.Asked(action);
   if (sabotage_ == Sabotage::kInstallTwice) datapath_.Asked(action);
+  if (sabotage_ == Sabotage::kDropOldOutbound && !inbound) {
+    datapath_.RemoveOutbound(action.peer);
+  }
   const absl::Duration delay = DatapathDelay();
   const bool fails = around_.chance->Happens(faults_.datapath_failure);
   // A failed call may have taken effect all the same.
@@ -303,6 +308,12 @@ bool Node::ReceivePacket(int from, const DatapathModel::Packet& packet) {
       datapath_.RemoveOlder(peer, epoch_, base::Direction::kInbound);
       sweeping_[peer] = false;
     });
+  }
+  base::Instant& told = told_alive_[packet.spi];
+  if (now() - told >= kAliveInterval) {
+    told = now();
+    core_->HandleInboundTraffic(now(), packet.spi);
+    Pump();
   }
   if (watched) {
     Later(absl::Milliseconds(1),

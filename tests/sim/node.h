@@ -23,6 +23,7 @@ enum class Sabotage {
   kInstallTwice,     // the outbound SA is asked for again
   kConfirmEarly,     // "installed" is said seconds before it is so
   kDropOldInbound,   // no draining: a new SA displaces the old at once
+  kDropOldOutbound,  // before the new one stands there is none to send on
   kIgnoreRemove,     // nothing is ever removed
   kRepeatDatagrams,  // every datagram is sent fifty times
   kDeafAfterwards,   // once the faults are over, IKE is not heard
@@ -103,7 +104,7 @@ class Node {
   // Runs `what` later, unless the core is another one by then.
   void Later(absl::Duration delay, std::function<void()> what);
   void AddPeer(int other);
-  // A limit in octets, as the datapath reports it.
+  // A limit in octets or packets, as the datapath reports it.
   void Report(const std::optional<DatapathModel::Limit>& limit);
   // Until the operation that is asked for now is done.
   absl::Duration DatapathDelay();
@@ -122,6 +123,8 @@ class Node {
   bool on_demand_ = false;
   uint32_t cpus_ = 0;
   std::map<int, base::Instant> acquired_;
+  // When the core was last told that packets come in, by SPI.
+  std::map<base::Spi, base::Instant> told_alive_;
 
   int epoch_ = 0;
   std::unique_ptr<SeededRandom> random_;

@@ -27,6 +27,8 @@ std::string ToString(Invariant invariant) {
       return "inbound before outbound";
     case Invariant::kNoPacketLost:
       return "no packet is lost";
+    case Invariant::kNoGap:
+      return "an SA to send on";
     case Invariant::kPacketsFlow:
       return "packets flow";
     case Invariant::kOneIkeSa:

@@ -14,6 +14,7 @@ enum class Invariant {
   kKeyInstalledOnce,       // an SA's key is installed once at each end, ever
   kInboundBeforeOutbound,  // at both ends, before anything is sent on it
   kNoPacketLost,           // what was sent on an SA can be decrypted
+  kNoGap,                  // what has been sent on once always has an SA
   kPacketsFlow,            // the newest SA carries traffic, at the end
   kOneIkeSa,               // a pair ends with one IKE_SA, the same at both
   kOneChildSa,             // and one CHILD_SA, the same at both

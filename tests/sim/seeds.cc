@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <numeric>
 #include <optional>
 
 namespace espalier::sim {
@@ -24,6 +27,15 @@ uint64_t Times() {
   return text == nullptr ? 1 : std::strtoull(text, nullptr, 0);
 }
 
+std::vector<uint64_t> Chosen(const Seeds& from) {
+  if (const std::optional<uint64_t> one = OneSeed()) return {*one};
+  std::vector<uint64_t> seeds(static_cast<size_t>(from.count) * Times());
+  std::iota(seeds.begin(), seeds.end(), 1);
+  std::ranges::copy_if(from.once_failed, std::back_inserter(seeds),
+                       [last = seeds.size()](uint64_t s) { return s > last; });
+  return seeds;
+}
+
 std::string TestName() {
   const auto* info = testing::UnitTest::GetInstance()->current_test_info();
   return std::string(info->test_suite_name()) + "." + info->name();
@@ -31,17 +43,15 @@ std::string TestName() {
 
 }  // namespace
 
-void ForSeeds(int count,
+void ForSeeds(const Seeds& seeds,
               const std::function<WorldOptions(uint64_t seed)>& options,
               const std::function<void(World&)>& body) {
-  const std::optional<uint64_t> one = OneSeed();
-  const uint64_t last = static_cast<uint64_t>(count) * Times();
+  const bool one = OneSeed().has_value();
   int failed = 0;
-  for (uint64_t seed = one.value_or(1); one ? seed == *one : seed <= last;
-       ++seed) {
+  for (uint64_t seed : Chosen(seeds)) {
     WorldOptions chosen = options(seed);
     chosen.seed = seed;
-    chosen.trace = one.has_value();
+    chosen.trace = one;
     World world(chosen);
     body(world);
     if (world.record().clean()) continue;
@@ -53,9 +63,9 @@ void ForSeeds(int count,
   }
 }
 
-void ForSeeds(int count, const WorldOptions& options,
+void ForSeeds(const Seeds& seeds, const WorldOptions& options,
               const std::function<void(World&)>& body) {
-  ForSeeds(count, [&options](uint64_t) { return options; }, body);
+  ForSeeds(seeds, [&options](uint64_t) { return options; }, body);
 }
 
 void ExpectBroken(Invariant invariant, int count, const WorldOptions& options,

@@ -123,7 +123,7 @@ TEST(SimTest, SimultaneousChildRekeys) {
 }
 
 TEST(SimTest, SimultaneousIkeRekeys) {
-  ForSeeds(kSeeds, QuietOrRough,
+  ForSeeds({kSeeds, {563}}, QuietOrRough,
            [](World& world) { RekeySimultaneously(world, 0); });
 }
 
@@ -148,7 +148,7 @@ TEST(SimTest, FragmentsOnARoughNetwork) {
 // What each end is told about the other changes, with a new IKE_SA or without,
 // while rekeys go on.
 TEST(SimTest, ConfigurationsChangeWhileTunnelsRun) {
-  ForSeeds(kSeeds, QuietOrRough, [](World& world) {
+  ForSeeds({kSeeds, {399}}, QuietOrRough, [](World& world) {
     AtRandom(world, 12, [&](int end) {
       Chance& chance = world.chance();
       if (chance.Happens(0.3)) return RekeySomething(world, end, 0.5);
@@ -175,10 +175,9 @@ TEST(SimTest, ConfigurationsChangeWhileTunnelsRun) {
 }
 
 // Both directions carry as much, so that all four limits come at once.
-TEST(SimTest, LimitsInOctetsRekeyWithoutLoss) {
+void RekeyByLimits(const base::SaLimits& limits) {
   WorldOptions options = Rough();
-  options.core.child_limits.soft_bytes = 200'000;
-  options.core.child_limits.hard_bytes = 2'000'000;
+  options.core.child_limits = limits;
   ForSeeds(20, options, [](World& world) {
     world.StartAll();
     world.RunFor(absl::Minutes(3));
@@ -193,10 +192,18 @@ TEST(SimTest, LimitsInOctetsRekeyWithoutLoss) {
   });
 }
 
+TEST(SimTest, LimitsInOctetsRekeyWithoutLoss) {
+  RekeyByLimits({.soft_bytes = 200'000, .hard_bytes = 2'000'000});
+}
+
+TEST(SimTest, LimitsInPacketsRekeyWithoutLoss) {
+  RekeyByLimits({.soft_packets = 200, .hard_packets = 2'000});
+}
+
 TEST(SimTest, DeletesCollideWithEverything) {
   WorldOptions options = Rough();
   options.hitless = false;
-  ForSeeds(kSeeds, options, [](World& world) {
+  ForSeeds({kSeeds, {398}}, options, [](World& world) {
     world.StartAll();
     world.RunFor(absl::Seconds(15));
     for (int i = 0; i < 20; ++i) {
@@ -239,12 +246,15 @@ TEST(SimTest, LifetimesRekeyWithoutLoss) {
       agreed += world.Agreed();
     }
     EXPECT_GT(agreed, 0);
-    EXPECT_EQ(world.packets_received() > 5000, true);
+    // Two in each interval once it is up; a few are under way.
+    EXPECT_GT(world.packets_sent(), 13900u);
+    EXPECT_GE(world.packets_received() + world.packets_early() + 40,
+              world.packets_sent());
   });
 }
 
 TEST(SimTest, CrashAndRestartLosesNoPacket) {
-  ForSeeds(kSeeds, QuietOrRough, [](World& world) {
+  ForSeeds({kSeeds, {849}}, QuietOrRough, [](World& world) {
     world.StartAll();
     world.RunFor(absl::Seconds(20));
     for (int i = 0; i < 3; ++i) {
@@ -327,7 +337,7 @@ TEST(SimTest, CryptoAndDatapathFail) {
 // The first packet makes the tunnel, at either end or both; either closes it.
 TEST(SimTest, TunnelsOnDemand) {
   ForSeeds(
-      kSeeds,
+      {kSeeds, {787}},
       [](uint64_t seed) {
         WorldOptions options = QuietOrRough(seed);
         options.on_demand = true;
@@ -520,6 +530,12 @@ TEST(SimControlTest, SeesALostPacket) {
   WorldOptions options = Sabotaged(Sabotage::kDropOldInbound);
   options.network_faults.max_delay = absl::Milliseconds(300);
   ExpectBroken(Invariant::kNoPacketLost, 3, options, RekeyTwice);
+}
+
+TEST(SimControlTest, SeesAGap) {
+  WorldOptions options = Sabotaged(Sabotage::kDropOldOutbound);
+  options.node_faults.max_datapath_delay = absl::Milliseconds(300);
+  ExpectBroken(Invariant::kNoGap, 3, options, RekeyTwice);
 }
 
 TEST(SimControlTest, SeesLeftovers) {

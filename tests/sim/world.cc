@@ -169,7 +169,14 @@ void World::SendPacket(int from, int to) {
           ? 0
           : static_cast<uint32_t>(chance_.Between(0, options_.cpus - 1));
   const auto packet = node(from).SendPacket(to, cpu);
-  if (!packet.has_value()) return;
+  if (!packet.has_value()) {
+    if (options_.hitless && sent_.contains({from, to})) {
+      record_.Broken(Invariant::kNoGap,
+                     absl::StrCat("from node ", from, " to node ", to));
+    }
+    return;
+  }
+  sent_.insert({from, to});
   const auto delay = network_.EspDelay(AddressOf(from), AddressOf(to));
   if (!delay.has_value()) return;
   ++packets_sent_;

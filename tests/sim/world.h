@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,8 +28,9 @@ struct WorldOptions {
   bool both_initiate = false;
   // Node 0 is seen through a NAT, and so is the end that begins.
   bool nat = false;
-  // SAs are only ever replaced: no packet may be lost, and nothing is sent on
-  // an SA that the peer is not known to have. Not where the test deletes SAs
+  // SAs are only ever replaced: no packet may be lost, a pair that has begun to
+  // send always has an SA for it, and nothing is sent on one that the peer is
+  // not known to have. Not where the test deletes SAs
   // on purpose, or lets their installation fail.
   bool hitless = true;
   // Tunnels come with the first packet.
@@ -116,6 +118,8 @@ class World {
   bool started_ = false;
   uint64_t packets_sent_ = 0, packets_received_ = 0, packets_early_ = 0;
   std::map<std::pair<int, int>, base::Instant> last_arrival_;
+  // Those that have sent.
+  std::set<std::pair<int, int>> sent_;
   std::map<std::pair<int, int>, Change> changes_;
 };
 

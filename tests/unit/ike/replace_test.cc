@@ -356,11 +356,12 @@ TEST(SignOfLife, InboundEspIsOne) {
   lab.Drain();
   ASSERT_TRUE(lab.PassBoth(a, b));
   lab.filter = [](Node&, Node&, Path&, base::Bytes&) { return false; };
+  const base::Spi inbound = a.Established()[0].children[0].inbound_spi;
   // b's agent is away for longer than retransmission lasts; its ESP flows.
   const size_t sent = a.sent.size();
   for (int i = 0; i < 30; ++i) {
     lab.Run(absl::Seconds(10));
-    a.core.HandleInboundTraffic(lab.now(), PeerId(2));
+    a.core.HandleInboundTraffic(lab.now(), inbound);
   }
   EXPECT_EQ(a.sent.size(), sent);
   EXPECT_EQ(a.Established().size(), 1u);
@@ -368,6 +369,36 @@ TEST(SignOfLife, InboundEspIsOne) {
   lab.Run(absl::Minutes(5));
   EXPECT_TRUE(a.Established().empty());
   EXPECT_GE(a.Count(Event::Kind::kPeerUnreachable), 1);
+}
+
+TEST(SignOfLife, OfOneIkeSaIsNoneOfAnother) {
+  CoreConfig config;
+  config.liveness_interval = absl::Seconds(1);
+  Lab lab;
+  Node& a = lab.Add("a", 1, config);
+  Node& b = lab.Add("b", 2);
+  lab.Introduce(a, b);
+  a.core.Establish(lab.now(), PeerId(2));
+  lab.Drain();
+  const uint64_t old = a.Established()[0].initiator_spi;
+  a.core.Reestablish(lab.now(), PeerId(2));
+  lab.Drain();
+  ASSERT_EQ(a.Established().size(), 2u);
+  const IkeSaInfo next = a.Established()[1];
+  std::map<uint64_t, int> asked;
+  lab.filter = [&](Node& from, Node&, Path&, base::Bytes& bytes) {
+    if (&from == &a && !IsResponse(bytes)) {
+      ++asked[wire::DecodeHeader(bytes)->header.initiator_spi];
+    }
+    return true;
+  };
+  // For as long as both stand.
+  for (int i = 0; i < 10; ++i) {
+    lab.Run(absl::Milliseconds(200));
+    a.core.HandleInboundTraffic(lab.now(), next.children[0].inbound_spi);
+  }
+  EXPECT_GE(asked[old], 1);
+  EXPECT_EQ(asked[next.initiator_spi], 0);
 }
 
 // --- on demand ---

@@ -30,7 +30,7 @@ class FakeIke : public IkeControl {
   void StopEstablishing(ike::PeerId) override {}
   void Delete(ike::PeerId peer) override { deleted.push_back(peer); }
   void Reestablish(ike::PeerId peer) override { reestablished.push_back(peer); }
-  void HandleInboundTraffic(ike::PeerId peer) override { ++alive[peer]; }
+  void HandleInboundTraffic(base::Spi spi) override { ++alive[spi.value()]; }
   void RekeyChildSa(ike::PeerId) override {}
   void WantCpuSa(ike::PeerId peer, uint32_t cpu) override {
     cpus.push_back({peer, cpu});
@@ -49,7 +49,7 @@ class FakeIke : public IkeControl {
   int upserts = 0;
   std::map<ike::PeerId, ike::PeerConfig> peers;
   std::vector<ike::PeerId> removed, deleted, reestablished;
-  std::map<ike::PeerId, int> alive;
+  std::map<uint32_t, int> alive;  // by the SPI
   std::vector<std::pair<ike::PeerId, uint32_t>> cpus;
   std::vector<std::pair<ike::PeerId, bool>> established;
   std::map<ike::DatapathOpId, absl::Status> done;

@@ -148,8 +148,8 @@ class Side : public IkeControl, private ProbeLink {
   void Reestablish(ike::PeerId peer) override {
     core_->Reestablish(loop_->Now(), peer);
   }
-  void HandleInboundTraffic(ike::PeerId peer) override {
-    core_->HandleInboundTraffic(loop_->Now(), peer);
+  void HandleInboundTraffic(base::Spi spi) override {
+    core_->HandleInboundTraffic(loop_->Now(), spi);
   }
   void RekeyChildSa(ike::PeerId peer) override {
     core_->RekeyChildSa(loop_->Now(), peer);

@@ -279,6 +279,30 @@ TEST_F(MeshTest, ATunnelIsUpWithAnSaEachWay) {
   EXPECT_THAT(fake_.sas(), IsEmpty());
 }
 
+TEST_F(MeshTest, InboundCountersThatRiseAreASignOfLife) {
+  StartUsual();
+  InstallBoth("node-c", 1, 10);
+  const auto alive = [&] {
+    mesh_->RefreshCounters([](const absl::Status&) {});
+    fake_.Run();
+    return ike_->alive;
+  };
+  EXPECT_THAT(alive(), IsEmpty());
+  fake_.Pass(Inbound(10));
+  EXPECT_THAT(alive(), ElementsAre(Pair(10, 1)));
+  EXPECT_THAT(alive(), ElementsAre(Pair(10, 1))) << "they stand still";
+  // What goes out tells nothing about the peer.
+  fake_.Pass({Direction::kOutbound, Ip("192.0.2.3"), base::Spi(11)});
+  EXPECT_THAT(alive(), ElementsAre(Pair(10, 1)));
+  // It is told of the SA that has carried it.
+  InstallBoth("node-c", 2, 20);
+  fake_.Pass(Inbound(20));
+  EXPECT_THAT(alive(), ElementsAre(Pair(10, 1), Pair(20, 1)));
+  EXPECT_TRUE(Remove("node-c", 1, Direction::kOutbound, 11).ok());
+  EXPECT_TRUE(Remove("node-c", 1, Direction::kInbound, 10).ok());
+  EXPECT_THAT(alive(), ElementsAre(Pair(10, 1), Pair(20, 1)));
+}
+
 TEST_F(MeshTest, TheRoutesMtuIsNoMoreThanPodsTake) {
   StartUsual();
   const auto mtu = [&] {
