@@ -12,6 +12,7 @@
 #include "agent/base/log.h"
 #include "agent/base/marks.h"
 #include "agent/base/status_macros.h"
+#include "agent/crypto/keys.h"
 #include "agent/guard/bpf_guard.h"
 #include "agent/guard/nftables_guard.h"
 #include "agent/main/reload.h"
@@ -66,9 +67,10 @@ Agent::Agent(ConfigSource source, mesh::Config config,
              std::shared_ptr<const crypto::PrivateKey> node_key)
     : source_(std::move(source)),
       config_(std::move(config)),
+      node_key_(std::move(node_key)),
       workers_(config_.crypto_threads, kMaxWaitingJobs),
-      driver_(CoreConfigOf(config_, std::move(node_key)), &random_, &clock_,
-              &loop_, &loop_, &workers_),
+      driver_(CoreConfigOf(config_, node_key_), &random_, &clock_, &loop_,
+              &loop_, &workers_),
       ike_(&driver_) {}
 
 Agent::~Agent() {
@@ -319,13 +321,15 @@ void Agent::WatchReadiness() {
 }
 
 absl::Status Agent::WatchFiles(const mesh::Config& config) {
-  std::set<std::string> paths = mesh::NamedFiles(config);
-  paths.insert(source_.path);
-  for (const std::string& path : paths) {
-    if (!watched_files_.insert(path).second) continue;
-    ESPALIER_RETURN_IF_ERROR(loop_.WatchFile(path, [this] { ReloadSoon(); }));
+  absl::Status all;
+  for (const auto& [path, stamp] : config.files) {
+    if (watched_files_.contains(path)) continue;
+    const absl::Status watched =
+        loop_.WatchFile(path, [this] { ReloadSoon(); }, stamp);
+    if (watched.ok()) watched_files_.insert(path);
+    all.Update(watched);
   }
-  return absl::OkStatus();
+  return all;
 }
 
 void Agent::ReloadSoon() {
@@ -371,6 +375,27 @@ void Agent::Reload() {
   UpdatePodSettings();
   base::Log(LogLevel::kInfo, "configuration reloaded",
             {{"peers", config_.peers.size()}});
+  TakeNodeKey(*loaded);
+}
+
+void Agent::TakeNodeKey(const mesh::Config& loaded) {
+  // In Kubernetes the key is rotated on request; another file waits for the
+  // next start.
+  if (config_.source != mesh::ClusterSource::kFile || !config_.private_key ||
+      !loaded.private_key ||
+      loaded.private_key->file.path != config_.private_key->file.path) {
+    return;
+  }
+  const auto& key = loaded.private_key->key;
+  // Taken away: what the agent has goes on.
+  if (key == nullptr || node_key_ == nullptr ||
+      *key->public_key() == *node_key_->public_key()) {
+    return;
+  }
+  base::Log(LogLevel::kInfo, "node key replaced, IKE_SAs are made anew with it",
+            {{"file", loaded.private_key->file.path},
+             {"fingerprint", key->public_key()->Fingerprint()}});
+  SetNodeKey(key);
 }
 
 void Agent::UpdatePodSettings() {
@@ -401,9 +426,18 @@ void Agent::SetPlaintextSettle(absl::Duration settle) {
 }
 
 void Agent::SetNodeKey(std::shared_ptr<const crypto::PrivateKey> key) {
-  driver_.core().SetPrivateKey(std::move(key));
+  node_key_ = std::move(key);
+  driver_.core().SetPrivateKey(node_key_);
   key_since_ = driver_.Now();
+  std::set<std::string> others;
+  for (const mesh::Peer& peer : config_.peers) {
+    if (!std::holds_alternative<mesh::PublicKeyCredential>(peer.credential) ||
+        peer.initiate == mesh::Initiate::kNever) {
+      others.insert(peer.name);
+    }
+  }
   for (const mesh::PeerStatus& peer : mesh_->Peers()) {
+    if (others.contains(peer.name)) continue;
     driver_.core().Reestablish(driver_.Now(), peer.id);
   }
   driver_.WakeSoon();

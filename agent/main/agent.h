@@ -85,7 +85,8 @@ class Agent {
   // As far as only modes have changed, which is more often.
   void SetModes(base::PodModes modes);
   void SetPlaintextSettle(absl::Duration settle);
-  // Makes every IKE_SA anew, each beside the old until it carries the traffic.
+  // Makes every IKE_SA that rests on it and that this end may begin anew, each
+  // beside the old until it carries the traffic.
   void SetNodeKey(std::shared_ptr<const crypto::PrivateKey> key);
   // Whether every IKE_SA is younger than the last SetNodeKey.
   bool KeyInUse();
@@ -108,11 +109,14 @@ class Agent {
   // Several files that change together are one reload.
   void ReloadSoon();
   absl::Status WatchFiles(const mesh::Config& config);
+  // The file of the node's key may hold another one by now.
+  void TakeNodeKey(const mesh::Config& loaded);
   void WatchReadiness();
   void UpdatePodSettings();
 
   const ConfigSource source_;
   mesh::Config config_;
+  std::shared_ptr<const crypto::PrivateKey> node_key_;
 
   runtime::Loop loop_;
   base::SteadyClock clock_;

@@ -179,10 +179,15 @@ int RunAgent(const std::string& path,
   }
   std::shared_ptr<const crypto::PrivateKey> key;
   if (config->private_key) {
-    absl::StatusOr<std::shared_ptr<const crypto::PrivateKey>> loaded =
-        LoadNodeKey(*config->private_key);
-    if (!loaded.ok()) return Fail("no node key", loaded.status(), kExitConfig);
-    key = *std::move(loaded);
+    key = config->private_key->key;
+    if (key == nullptr) {
+      absl::StatusOr<std::shared_ptr<const crypto::PrivateKey>> made =
+          LoadNodeKey(*config->private_key);
+      if (!made.ok()) return Fail("no node key", made.status(), kExitConfig);
+      key = *std::move(made);
+      const std::string& file = config->private_key->file.path;
+      config->files[file] = base::StampOf(file);
+    }
   }
   const auto load = [path]() -> absl::StatusOr<mesh::Config> {
     absl::StatusOr<mesh::Config> loaded = mesh::LoadConfig(path);

@@ -1,12 +1,10 @@
 #include "agent/runtime/loop.h"
 
-#include <sys/stat.h>
 #include <uv.h>
 
 #include <algorithm>
 #include <map>
 #include <mutex>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -16,16 +14,6 @@ namespace espalier::runtime {
 namespace {
 
 constexpr absl::Duration kFileSettles = absl::Milliseconds(100);
-
-// What tells one content of a path from the next, without reading it.
-using FileStamp = std::tuple<dev_t, ino_t, off_t, int64_t, int64_t>;
-
-FileStamp StampOf(const std::string& path) {
-  struct stat info{};
-  if (stat(path.c_str(), &info) != 0) return {};
-  return {info.st_dev, info.st_ino, info.st_size, info.st_mtim.tv_sec,
-          info.st_mtim.tv_nsec};
-}
 
 absl::Status UvStatus(int error, const std::string& what) {
   if (error == 0) return absl::OkStatus();
@@ -174,6 +162,7 @@ class Loop::Impl {
   }
 
   absl::Status WatchFile(const std::string& path,
+                         const std::optional<base::FileStamp>& known,
                          std::function<void()> changed) {
     const size_t slash = path.rfind('/');
     const std::string folder = slash == std::string::npos ? "."
@@ -183,19 +172,27 @@ class Loop::Impl {
     file->path = path;
     file->owner = this;
     file->changed = std::move(changed);
-    file->stamp = StampOf(path);
+    file->stamp = known.value_or(base::StampOf(path));
     file->handle.data = file;
     uv_fs_event_init(&loop_, &file->handle);
-    files_.push_back(file);
     // The folder and not the file: a rename over the file leaves a watch of
     // the file itself on the inode that nobody writes again.
-    return UvStatus(uv_fs_event_start(
-                        &file->handle,
-                        [](uv_fs_event_t* handle, const char*, int, int) {
-                          static_cast<File*>(handle->data)->Settle();
-                        },
-                        folder.c_str(), 0),
-                    absl::StrCat("cannot watch the folder ", folder));
+    const absl::Status status =
+        UvStatus(uv_fs_event_start(
+                     &file->handle,
+                     [](uv_fs_event_t* handle, const char*, int, int) {
+                       static_cast<File*>(handle->data)->Settle();
+                     },
+                     folder.c_str(), 0),
+                 absl::StrCat("cannot watch the folder ", folder));
+    if (!status.ok()) {
+      CloseAndDelete(file);
+      return status;
+    }
+    files_.push_back(file);
+    // Changed before there was a watch.
+    if (file->stamp != base::StampOf(path)) file->Settle();
+    return absl::OkStatus();
   }
 
  private:
@@ -214,7 +211,7 @@ class Loop::Impl {
     std::string path;
     Impl* owner = nullptr;
     std::function<void()> changed;
-    FileStamp stamp;
+    base::FileStamp stamp;
     TimerId timer = 0;
 
     // Begins the wait anew with each event, so that a file that is still
@@ -223,7 +220,7 @@ class Loop::Impl {
       owner->CancelTimer(timer);
       timer = owner->RunAfter(kFileSettles, [this] {
         timer = 0;
-        const FileStamp now = StampOf(path);
+        const base::FileStamp now = base::StampOf(path);
         if (now == stamp) return;
         stamp = now;
         changed();
@@ -277,8 +274,9 @@ absl::Status Loop::OnSignal(int signal, std::function<void()> handler) {
   return impl_->OnSignal(signal, std::move(handler));
 }
 absl::Status Loop::WatchFile(const std::string& path,
-                             std::function<void()> changed) {
-  return impl_->WatchFile(path, std::move(changed));
+                             std::function<void()> changed,
+                             const std::optional<base::FileStamp>& known) {
+  return impl_->WatchFile(path, known, std::move(changed));
 }
 
 }  // namespace espalier::runtime

@@ -4,12 +4,14 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "agent/base/event_loop.h"
 #include "agent/base/executor.h"
+#include "agent/base/file_stamp.h"
 
 namespace espalier::runtime {
 
@@ -46,9 +48,11 @@ class Loop : public base::EventLoop, public base::Executor {
   // Calls `changed` when the file behind `path` has become another or was
   // written: also when an editor renames a new file over it, or a symbolic
   // link in its folder is switched. Several changes in a tenth of a second are
-  // one.
-  absl::Status WatchFile(const std::string& path,
-                         std::function<void()> changed);
+  // one. With `known`, the stamp of what the caller has read, a change that
+  // came before the watch counts, too. After an error nothing is watched.
+  absl::Status WatchFile(
+      const std::string& path, std::function<void()> changed,
+      const std::optional<base::FileStamp>& known = std::nullopt);
 
  private:
   class Impl;

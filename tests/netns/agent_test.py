@@ -326,6 +326,63 @@ def test_one_running_agent(nodes):
         look(nodes)
 
 
+def replace_key(node):
+    """A new private key under the old one's name, as an administrator moves it
+    there. Returns its public half."""
+    draft = node.folder / "draft.key"
+    node.namespace.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", draft])
+    draft.chmod(0o600)
+    public = node.namespace.run(["openssl", "pkey", "-in", draft, "-pubout"]).stdout
+    return public, lambda: draft.rename(node.folder / "node.key")
+
+
+def ike_spis(node, peer):
+    return [sa["initiator_spi"] for sa in
+            json.loads(node.kubectl("show", peer, "-o", "json"))["ike_sas"]]
+
+
+def test_a_private_key_that_is_replaced_is_taken(lab):
+    """The peer trusts both keys; then the key file changes, and the public
+    file that the peer reads. Both are watched, and nothing is lost."""
+    wire = Wire(lab)
+    a, b = pair = [Node(lab, wire, name, number)
+                   for number, name in enumerate(("node-a", "node-b"), 1)]
+    for node in pair:
+        node.write_config([], PSK, extra={
+            "auth": {"privateKeyFile": "node.key", "generatePrivateKey": True}})
+        node.start_espd()
+        node.start_agent()
+        node.add_pod("pod")
+    public, replace = replace_key(a)
+    next_public = a.folder / "next.pub"
+    next_public.write_text(public)
+    for node, peer in zip(pair, reversed(pair)):
+        files = [str(peer.folder / "node.key.pub")]
+        if node is b:
+            files.append(str(next_public))
+        reload_with(node, lambda config: config.update({"peers": [{
+            "name": peer.name, "addresses": peer.addresses, "podCIDRs": peer.pod_cidrs,
+            "auth": {"publicKeyFiles": files}}]}))
+    for node in pair:
+        node.wait_for_tunnels(1)
+    pingers = ping_both_families(pair)
+    for pinger in pingers:
+        wait_until(lambda: pinger.answers() >= ENOUGH, 20, f"{ENOUGH} pings answered")
+    before = ike_spis(a, "node-b")
+    assert len(before) == 1
+    replace()
+    wait_until(lambda: len(now := ike_spis(a, "node-b")) == 1 and now != before, 30,
+               "an IKE_SA made with the new key, alone")
+    assert "node key replaced" in a.agent.log()
+    # The old key is withdrawn: what stands rests on the new one.
+    reloaded = reloads(b, "ok")
+    (a.folder / "node.key.pub").write_text(public)
+    wait_until(lambda: reloads(b, "ok") > reloaded, 10, "the peer's reload")
+    time.sleep(1)
+    assert [t["state"] for node in pair for t in node.tunnels()] == ["up", "up"]
+    assert lost(pingers) == [[], []]
+
+
 @pytest.mark.parametrize("udp", [True, False], ids=["udp", "protocol50"])
 def test_public_keys_that_the_agents_made(lab, udp):
     """RFC 7670: each node gets the other's public half from its .pub file.

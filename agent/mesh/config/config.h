@@ -5,15 +5,16 @@
 #define ESPALIER_AGENT_MESH_CONFIG_CONFIG_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "agent/base/bytes.h"
+#include "agent/base/file_stamp.h"
 #include "agent/base/ip_address.h"
 #include "agent/base/log.h"
 #include "agent/base/pod_modes.h"
@@ -93,6 +94,8 @@ struct Node {
 struct PrivateKeySource {
   FileReference file;
   bool generate = false;  // make an Ed25519 key when the file is not there
+  // Read by LoadFiles; null while it is still to be made.
+  std::shared_ptr<const crypto::PrivateKey> key;
 };
 
 // Where /metrics is served over TLS to whoever the API server lets read it.
@@ -227,6 +230,10 @@ struct Config {
   // What stands in the file and was taken as something stronger, one line
   // each, as an error has it.
   std::vector<std::string> warnings;
+  // What LoadConfig and LoadFiles read, as it was just before: a change of one
+  // is a change of the configuration. Not the key of a node of Kubernetes,
+  // which the agent itself rotates.
+  std::map<std::string, base::FileStamp> files;
 };
 
 // Whether espalier-espd could not carry what this peer asks for.
@@ -243,10 +250,6 @@ absl::StatusOr<Config> ParseConfig(const std::string& text,
 // Reads the files that the configuration names (pre-shared keys, public keys);
 // errors as ParseConfig. A secret that others may read is refused.
 absl::Status LoadFiles(const std::string& name, Config* config);
-
-// The files that LoadFiles read: a change of one is a change of the
-// configuration.
-std::set<std::string> NamedFiles(const Config& config);
 
 // Both, for a file on disk of at most 1 MiB; `node_name` is the environment's
 // NODE_NAME.

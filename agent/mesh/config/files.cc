@@ -159,26 +159,14 @@ std::string RelativeTo(const std::string& from, const std::string& path) {
   return absl::StrCat(from.substr(0, slash + 1), path);
 }
 
-std::set<std::string> NamedFiles(const Config& config) {
-  std::set<std::string> paths;
-  for (const Peer& peer : config.peers) {
-    if (const auto* psk = std::get_if<PskCredential>(&peer.credential)) {
-      paths.insert(psk->file.path);
-    } else {
-      for (const FileReference& file :
-           std::get<PublicKeyCredential>(peer.credential).files) {
-        paths.insert(file.path);
-      }
-    }
-  }
-  return paths;
-}
-
 absl::Status LoadFiles(const std::string& name, Config* config) {
   ErrorList errors(name);
   const auto wrong = [&](const FileReference& file,
                          const absl::Status& status) {
     errors.Add(file.line, file.column, std::string(status.message()));
+  };
+  const auto stamp = [&](const FileReference& file) {
+    config->files[file.path] = base::StampOf(file.path);
   };
   // One shared secret for all peers that name the same file.
   std::map<std::string, std::shared_ptr<const base::SecretBytes>> secrets;
@@ -190,6 +178,7 @@ absl::Status LoadFiles(const std::string& name, Config* config) {
       return;
     }
     secrets[psk->file.path] = nullptr;  // its error is said once
+    stamp(psk->file);
     absl::StatusOr<base::SecretBytes> read =
         ReadSecretFile(psk->file.path, kMaxSecretSize);
     if (!read.ok()) return wrong(psk->file, read.status());
@@ -210,6 +199,7 @@ absl::Status LoadFiles(const std::string& name, Config* config) {
   const auto load_keys = [&](PublicKeyCredential* keys) {
     for (FileReference& file : keys->files) {
       file.path = RelativeTo(name, file.path);
+      stamp(file);
       absl::StatusOr<std::string> text =
           ReadWholeFile(file.path, kMaxPublicKeySize);
       if (!text.ok()) {
@@ -234,14 +224,16 @@ absl::Status LoadFiles(const std::string& name, Config* config) {
   if (config->private_key) {
     FileReference& file = config->private_key->file;
     file.path = RelativeTo(name, file.path);
+    if (config->source == ClusterSource::kFile) stamp(file);
     const bool absent = access(file.path.c_str(), F_OK) != 0 && errno == ENOENT;
     if (!absent || !config->private_key->generate) {
-      absl::StatusOr<base::SecretBytes> key =
+      absl::StatusOr<base::SecretBytes> pem =
           ReadSecretFile(file.path, kMaxPublicKeySize);
-      absl::Status status = key.status();
-      if (key.ok()) {
-        status = base::Annotate(crypto::PrivateKey::FromPem(*key).status(),
-                                file.path);
+      absl::Status status = pem.status();
+      if (pem.ok()) {
+        auto key = crypto::PrivateKey::FromPem(*pem);
+        status = base::Annotate(key.status(), file.path);
+        if (key.ok()) config->private_key->key = *std::move(key);
       }
       if (!status.ok()) wrong(file, status);
     }
@@ -257,7 +249,9 @@ absl::StatusOr<Config> ReadConfig(const std::string& path) {
 }
 
 absl::StatusOr<Config> LoadConfig(const std::string& path) {
+  const base::FileStamp stamp = base::StampOf(path);
   ESPALIER_ASSIGN_OR_RETURN(Config config, ReadConfig(path));
+  config.files[path] = stamp;
   ESPALIER_RETURN_IF_ERROR(LoadFiles(path, &config));
   return config;
 }

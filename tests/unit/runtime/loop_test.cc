@@ -235,6 +235,29 @@ TEST_F(WatchFileTest, ASwitchedLink) {
   });
 }
 
+TEST_F(WatchFileTest, AChangeBeforeTheWatch) {
+  const base::FileStamp read = base::StampOf(folder_ / "file");
+  Write("file", "two two");
+  Loop loop;
+  bool changed = false;
+  const auto note = [&] {
+    changed = true;
+    loop.Stop();
+  };
+  ASSERT_TRUE(loop.WatchFile(folder_ / "file", note, read).ok());
+  loop.RunAfter(absl::Seconds(30), [&] { loop.Stop(); });
+  loop.Run();
+  EXPECT_TRUE(changed);
+}
+
+TEST_F(WatchFileTest, NotWhatWasRead) {
+  Loop loop;
+  const base::FileStamp read = base::StampOf(folder_ / "file");
+  ASSERT_TRUE(loop.WatchFile(folder_ / "file", [] { FAIL(); }, read).ok());
+  loop.RunAfter(absl::Milliseconds(400), [&] { loop.Stop(); });
+  loop.Run();
+}
+
 TEST_F(WatchFileTest, NotAnotherFileOfTheFolder) {
   Loop loop;
   ASSERT_TRUE(loop.WatchFile(folder_ / "file", [] { FAIL(); }).ok());
@@ -243,9 +266,21 @@ TEST_F(WatchFileTest, NotAnotherFileOfTheFolder) {
   loop.Run();
 }
 
-TEST_F(WatchFileTest, AnAbsentFolderIsAnError) {
+TEST_F(WatchFileTest, AnAbsentFolderIsAnErrorUntilItIsThere) {
   Loop loop;
-  EXPECT_FALSE(loop.WatchFile("/nonexistent-espalier/file", [] {}).ok());
+  const std::filesystem::path path = folder_ / "later/file";
+  EXPECT_FALSE(loop.WatchFile(path, [] { FAIL(); }).ok());
+  std::filesystem::create_directory(folder_ / "later");
+  bool changed = false;
+  const auto note = [&] {
+    changed = true;
+    loop.Stop();
+  };
+  ASSERT_TRUE(loop.WatchFile(path, note).ok());
+  loop.Post([&] { Write("later/file", "one"); });
+  loop.RunAfter(absl::Seconds(30), [&] { loop.Stop(); });
+  loop.Run();
+  EXPECT_TRUE(changed);
 }
 
 }  // namespace

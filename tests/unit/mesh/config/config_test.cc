@@ -444,6 +444,13 @@ TEST_F(LoadConfigTest, PublicKeyFilesAndPrivateKeyByMistake) {
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_THAT(std::get<PublicKeyCredential>(config->peers[0].credential).keys,
               SizeIs(1));
+  EXPECT_NE(config->private_key->key, nullptr);
+  // All three are watched, from how they were when they were read.
+  std::map<std::string, base::FileStamp> read;
+  for (const char* file : {"n.yaml", "own.key", "b.pub"}) {
+    read[folder_ / file] = base::StampOf(folder_ / file);
+  }
+  EXPECT_EQ(config->files, read);
   Write("b.pub",
         "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1h\n"
         "-----END PRIVATE KEY-----\n",
@@ -452,6 +459,15 @@ TEST_F(LoadConfigTest, PublicKeyFilesAndPrivateKeyByMistake) {
   EXPECT_THAT(error, HasSubstr("n.yaml:8:"));
   EXPECT_THAT(error, HasSubstr("private key"));
   EXPECT_THAT(error, Not(HasSubstr("MC4CAQ")));
+}
+
+TEST_F(LoadConfigTest, AKeyThatIsStillToBeMadeIsWatched) {
+  absl::StatusOr<Config> config = LoadConfig(
+      Write("n.yaml", Minimal("auth: {privateKeyFile: own.key, "
+                              "generatePrivateKey: true}\npeers: []\n")));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->private_key->key, nullptr);
+  EXPECT_EQ(config->files.at(folder_ / "own.key"), base::FileStamp());
 }
 
 TEST_F(LoadConfigTest, AnAbsentFileSaysSo) {
