@@ -130,6 +130,9 @@ struct CoreConfig {
   // up to `max`, each jittered by a quarter.
   absl::Duration retry_base = absl::Seconds(1);
   absl::Duration retry_max = absl::Seconds(60);
+  // RFC 7296 2.2: an IKE_SA that would need a higher one for its next request
+  // is closed.
+  uint32_t last_message_id = UINT32_MAX - 1;
   // RFC 7296 2.6: from so many half-open IKE_SAs on, a COOKIE is asked for.
   size_t cookie_threshold = 64;
   size_t max_half_open = 4096;

@@ -25,6 +25,11 @@ IkeSa* Core::Impl::Find(IkeSaId id) {
   return at == sas_.end() ? nullptr : at->second.get();
 }
 
+IkeSa* Core::Impl::FindBySpi(uint64_t spi) {
+  auto at = ctx_.ike_spis.find(spi);
+  return at == ctx_.ike_spis.end() ? nullptr : Find(at->second);
+}
+
 IkeSa& Core::Impl::Adopt(std::unique_ptr<IkeSa> sa) {
   IkeSa& adopted = *sa;
   ctx_.ike_spis[adopted.local_spi()] = adopted.id();
@@ -46,10 +51,16 @@ void Core::Impl::HandleDatagram(const Path& path, base::ByteSpan bytes) {
   }
   const uint64_t ours =
       header.from_initiator ? header.responder_spi : header.initiator_spi;
-  auto at = ctx_.ike_spis.find(ours);
-  IkeSa* sa = at == ctx_.ike_spis.end() ? nullptr : Find(at->second);
+  IkeSa* sa = FindBySpi(ours);
   const uint64_t theirs =
       header.from_initiator ? header.initiator_spi : header.responder_spi;
+  // A message of our own, reflected, has the I flag of this end (3.1).
+  const IkeSa* sender = FindBySpi(theirs);
+  if (sender != nullptr && sender->initiator() == header.from_initiator &&
+      sender->remote_spi() == ours) {
+    ++ctx_.counters.malformed;
+    return;
+  }
   // The responder's SPI is not known before its answer to IKE_SA_INIT.
   if (sa == nullptr || sa->initiator() == header.from_initiator ||
       (sa->remote_spi() != 0 && sa->remote_spi() != theirs)) {

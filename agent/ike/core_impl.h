@@ -80,6 +80,8 @@ class Core::Impl {
   void HandleBadHeader(const Path& path, base::ByteSpan bytes,
                        const wire::Verdict& verdict);
   Peer* FindByInbound(base::Spi spi);
+  // By the one of ours.
+  IkeSa* FindBySpi(uint64_t spi);
   IkeSa& Adopt(std::unique_ptr<IkeSa> sa);
 
   void HandleNotice(const Notice& notice);

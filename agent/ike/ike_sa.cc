@@ -357,7 +357,7 @@ size_t IkeSa::FragmentSize() const {
 
 void IkeSa::SendRequest(wire::ExchangeType exchange,
                         const wire::Payloads& payloads) {
-  if (requests_.exhausted()) {
+  if (requests_.exhausted(ctx_.config)) {
     return Close(Ending::kSilent, "message ids are used up");
   }
   in_flight_exchange_ = exchange;

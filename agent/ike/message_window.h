@@ -23,7 +23,9 @@ class RequestWindow {
   // The id that the next request takes.
   uint32_t next_id() const { return next_id_; }
   // True once ids are used up: the IKE_SA has to be closed (2.2).
-  bool exhausted() const { return next_id_ == UINT32_MAX; }
+  bool exhausted(const CoreConfig& config) const {
+    return next_id_ > config.last_message_id;
+  }
 
   // Takes next_id(); nothing may be in flight.
   void Sent(Packets packets, base::Instant now, const CoreConfig& config);

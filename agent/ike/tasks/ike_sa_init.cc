@@ -254,6 +254,9 @@ Task::Progress InitResponder::Respond(IkeSa& sa,
   payloads.push_back(Payload::Of(wire::NoncePayload{.nonce = nonce}));
   AppendInitNotifications(sa.spis(), sa.path(), request_.force_encapsulation,
                           sa.ctx(), &payloads);
+  // RFC 6023 3: an initiator may leave the CHILD_SA for later.
+  payloads.push_back(
+      Payload::Of(NotifyPayload::Of(NotifyType::kChildlessIkev2Supported)));
   const SpiPair spis = sa.spis();
   base::Bytes response =
       wire::EncodeMessage({.initiator_spi = spis.initiator,

@@ -51,9 +51,11 @@ std::optional<wire::Payloads> Insider::Read(const base::Bytes& datagram) const {
 }
 
 void Insider::Rewrite(const wire::Payloads& payloads, base::Bytes* datagram,
-                      std::optional<wire::ExchangeType> exchange) {
+                      std::optional<wire::ExchangeType> exchange,
+                      std::optional<uint32_t> message_id) {
   wire::Decoded<wire::DecodedHeader> decoded = wire::DecodeHeader(*datagram);
   if (exchange) decoded->header.exchange = *exchange;
+  if (message_id) decoded->header.message_id = *message_id;
   const LogIkeKeys* keys = KeysFor(decoded->header);
   const crypto::CipherSuite suite = SuiteOf(*keys);
   const bool initiator = decoded->header.from_initiator;

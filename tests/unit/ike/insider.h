@@ -18,9 +18,11 @@ class Insider {
 
   // nullopt: not protected, or with keys that `node` does not have.
   std::optional<wire::Payloads> Read(const base::Bytes& datagram) const;
-  // The same message with other payloads, and as another exchange.
+  // The same message with other payloads, as another exchange, with another
+  // message id.
   void Rewrite(const wire::Payloads& payloads, base::Bytes* datagram,
-               std::optional<wire::ExchangeType> exchange = std::nullopt);
+               std::optional<wire::ExchangeType> exchange = std::nullopt,
+               std::optional<uint32_t> message_id = std::nullopt);
 
  private:
   const LogIkeKeys* KeysFor(const wire::Header& header) const;

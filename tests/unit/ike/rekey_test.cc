@@ -282,6 +282,30 @@ TEST_F(Rekey, TheChildIsRekeyedWhenSelectorsChange) {
   ExpectSettled();
 }
 
+// RFC 7296 2.9.2: what an earlier answer narrowed is no policy.
+TEST_F(Rekey, ARekeyOffersTheWholePolicyAgain) {
+  const auto narrow =
+      base::TrafficSelector::FromPrefix(*base::IpPrefix::Parse("10.2.3.0/24"));
+  PeerConfig config = Lab::PskPeer(b_, a_);
+  const std::vector<base::TrafficSelector> whole = config.local_selectors;
+  config.local_selectors = {narrow};
+  ASSERT_TRUE(b_.core.UpsertPeer(lab_.now(), std::move(config)).ok());
+  lab_.Run(absl::Seconds(10));
+  ASSERT_EQ(a_.NewestOutbound()->sa.remote_selectors,
+            std::vector<base::TrafficSelector>{narrow});
+  // Quietly, so that it is a's rekey that brings it.
+  lab_.filter = [&](Node& from, Node&, Path&, base::Bytes& bytes) {
+    return &from != &b_ || IsResponse(bytes);
+  };
+  ASSERT_TRUE(b_.core.UpsertPeer(lab_.now(), Lab::PskPeer(b_, a_)).ok());
+  RekeyChild(a_);
+  lab_.Drain();
+  EXPECT_EQ(a_.NewestOutbound()->sa.remote_selectors, whole);
+  lab_.filter = nullptr;
+  lab_.Run(absl::Minutes(1));
+  ExpectSettled();
+}
+
 TEST_F(Rekey, ManyRequestsForChildrenAreBounded) {
   lab_.filter = nullptr;
   for (int i = 0; i < 100; ++i) {
