@@ -1,7 +1,8 @@
-// Two cores and whatever the input says: deliver, lose, repeat, damage and
-// forge messages, also inside the protection of an authenticated peer (with
+// Two cores and whatever the input says: deliver, lose, repeat, damage, move
+// and forge messages, also inside the protection of an authenticated peer (with
 // the keys of the key log), fail jobs, move time, give commands. Nothing may
-// crash, spin or grow without bound.
+// crash, spin or grow without bound. The first octet says how the two are
+// configured.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -14,6 +15,7 @@
 #include "agent/base/byte_reader.h"
 #include "agent/crypto/cipher_suite.h"
 #include "agent/crypto/job.h"
+#include "agent/crypto/keys.h"
 #include "agent/ike/core.h"
 #include "agent/wire/message.h"
 #include "tests/sim/scheduler.h"
@@ -39,6 +41,38 @@ struct IkeKeys {
   base::SecretBytes sk_ei, sk_er, sk_ai, sk_ar;
 };
 
+// Bits of the first octet.
+struct Options {
+  bool public_keys = false;  // Ed25519 in place of a shared key
+  bool cbc = false;          // AES-CBC with HMAC-SHA2: padding, a separate ICV
+  bool cpus = false;         // RFC 9611
+  bool encapsulate = false;  // force_encapsulation
+  bool on_demand = false;
+
+  static Options From(uint8_t octet) {
+    return {.public_keys = (octet & 1) != 0,
+            .cbc = (octet & 2) != 0,
+            .cpus = (octet & 4) != 0,
+            .encapsulate = (octet & 8) != 0,
+            .on_demand = (octet & 16) != 0};
+  }
+};
+
+constexpr uint32_t kCpus = 3;
+
+// What an end may have: two, for rotation.
+const std::shared_ptr<const crypto::PrivateKey>& KeyOf(int end, int which) {
+  static const auto& keys =
+      *new std::array<std::shared_ptr<const crypto::PrivateKey>, 4>([] {
+        std::array<std::shared_ptr<const crypto::PrivateKey>, 4> made;
+        for (auto& key : made) {
+          key = crypto::PrivateKey::Generate(crypto::KeyType::kEd25519).value();
+        }
+        return made;
+      }());
+  return keys[static_cast<size_t>(2 * end + which)];
+}
+
 struct Datagram {
   int to;
   ike::Path path;  // as the receiver sees it
@@ -47,18 +81,26 @@ struct Datagram {
 
 class Pair {
  public:
-  Pair();
+  explicit Pair(const Options& options);
   // One step; false at the end of the input.
   bool Step(base::ByteReader* input);
   void Finish();
 
  private:
+  struct Sa {
+    base::Direction direction;
+    base::Spi spi;
+    base::IpAddress destination;
+  };
   struct End {
     std::unique_ptr<sim::SeededRandom> random;
     std::unique_ptr<ike::Core> core;
     std::deque<ike::RunCrypto> jobs;
     std::deque<ike::DatapathOpId> ops;
     std::deque<base::Spi> watched;
+    std::deque<Sa> sas;
+    int key = 0;           // that it signs with
+    int trusted_keys = 2;  // of the other's
   };
 
   ike::PeerConfig PeerOf(int end) const;
@@ -70,9 +112,11 @@ class Pair {
   void PassTime(absl::Duration time);
   void Quieten();
   void Command(int end, uint8_t what);
+  void Expire(int end, uint8_t what);
   // Opens a protected message, changes what is inside, seals it again.
   void TamperInside(Datagram* datagram, base::ByteReader* input);
 
+  const Options options_;
   base::Instant now_ = absl::UnixEpoch() + absl::Hours(1);
   std::array<End, 2> ends_;
   std::deque<Datagram> wire_;
@@ -88,7 +132,7 @@ ike::Identity IdentityOf(int end) {
   return ike::Identity::Fqdn(end == 0 ? "a" : "b");
 }
 
-Pair::Pair() {
+Pair::Pair(const Options& options) : options_(options) {
   for (int end : {0, 1}) {
     ike::CoreConfig config;
     config.identity = IdentityOf(end);
@@ -96,6 +140,7 @@ Pair::Pair() {
     config.max_half_open = 8;
     config.cookie_threshold = 4;
     config.fragment_size = 300;
+    if (options_.public_keys) config.private_key = KeyOf(end, 0);
     ends_[end].random = std::make_unique<sim::SeededRandom>(end + 1);
     ends_[end].core =
         std::make_unique<ike::Core>(config, ends_[end].random.get());
@@ -113,7 +158,22 @@ ike::PeerConfig Pair::PeerOf(int end) const {
   peer.identity = IdentityOf(other);
   peer.local = AddressOf(end);
   peer.remote = {AddressOf(other), 500};
-  peer.auth = ike::PskAuth{base::SecretBytes(base::AsBytes(kSecret))};
+  if (options_.public_keys) {
+    ike::PublicKeyAuth trusted;
+    for (int i = 0; i < ends_[end].trusted_keys; ++i) {
+      trusted.peer_keys.push_back(KeyOf(other, i)->public_key());
+    }
+    peer.auth = std::move(trusted);
+  } else {
+    peer.auth = ike::PskAuth{base::SecretBytes(base::AsBytes(kSecret))};
+  }
+  if (options_.cbc) {
+    peer.ike_proposals[0].cipher = crypto::Cipher::kAesCbc;
+    peer.ike_proposals[0].integrity = crypto::Integrity::kHmacSha2_256_128;
+  }
+  if (options_.cpus) peer.max_cpu_sas = kCpus;
+  peer.force_encapsulation = options_.encapsulate;
+  peer.on_demand = options_.on_demand;
   for (int side : {end, other}) {
     auto& selectors =
         side == end ? peer.local_selectors : peer.remote_selectors;
@@ -147,8 +207,14 @@ void Pair::Do(int end, ike::Action action) {
     if (e.jobs.size() > kMaxQueue) Fail("jobs without bound");
   } else if (auto* install = std::get_if<ike::InstallSa>(&action)) {
     e.ops.push_back(install->op);
+    if (e.sas.size() == kMaxQueue) Fail("SAs without bound");
+    e.sas.push_back({install->sa.direction, install->sa.spi,
+                     install->sa.outer_destination});
   } else if (auto* remove = std::get_if<ike::RemoveSa>(&action)) {
     e.ops.push_back(remove->op);
+    std::erase_if(e.sas, [&](const Sa& sa) {
+      return sa.direction == remove->direction && sa.spi == remove->spi;
+    });
   } else if (auto* watch = std::get_if<ike::WatchInbound>(&action)) {
     e.watched.push_back(watch->spi);
   } else if (auto* log = std::get_if<ike::LogIkeKeys>(&action)) {
@@ -223,7 +289,7 @@ void Pair::Quieten() {
 void Pair::Command(int end, uint8_t what) {
   ike::Core& core = *ends_[end].core;
   const ike::PeerId peer(static_cast<uint32_t>(2 - end));
-  switch (what % 8) {
+  switch (what % 16) {
     case 0:
       core.Establish(now_, peer);
       break;
@@ -245,21 +311,50 @@ void Pair::Command(int end, uint8_t what) {
     case 6:
       if (!core.UpsertPeer(now_, PeerOf(end)).ok()) Fail("peer again");
       break;
-    default:
+    case 7:
       if (!ends_[end].watched.empty()) {
         core.HandleInboundSeen(now_, ends_[end].watched.front());
         ends_[end].watched.pop_front();
       }
+      break;
+    case 8:
+      core.Reestablish(now_, peer);
+      break;
+    case 9:
+      core.WantCpuSa(now_, peer, what / 16 % (kCpus + 1));
+      break;
+    case 10:
+      if (!ends_[end].sas.empty()) {
+        core.HandleInboundTraffic(now_, ends_[end].sas.front().spi);
+      }
+      break;
+    case 11:  // rotate the key
+      ends_[end].key = 1 - ends_[end].key;
+      if (options_.public_keys) core.SetPrivateKey(KeyOf(end, ends_[end].key));
+      break;
+    case 12:  // trust both of the other's keys, or no longer the second
+      ends_[end].trusted_keys = 3 - ends_[end].trusted_keys;
+      if (!core.UpsertPeer(now_, PeerOf(end)).ok()) Fail("peer again");
+      break;
+    default:
+      Expire(end, what);
   }
   Pump(end);
 }
 
+void Pair::Expire(int end, uint8_t what) {
+  const std::deque<Sa>& sas = ends_[end].sas;
+  if (sas.empty()) return;
+  const Sa sa = sas[what / 32 % sas.size()];
+  ends_[end].core->HandleSaExpired(now_, sa.direction, sa.destination, sa.spi,
+                                   /*hard=*/(what & 16) != 0);
+}
+
 void Pair::TamperInside(Datagram* datagram, base::ByteReader* input) {
   const auto message = wire::DecodeMessage(datagram->bytes);
-  if (!message.ok() || !message->encrypted || message->encrypted->fragment) {
-    return;
-  }
-  const wire::Header& header = message->header;
+  if (!message.ok() || !message->encrypted) return;
+  wire::Header header = message->header;
+  std::optional<wire::FragmentPlace> place = message->encrypted->fragment;
   const auto found = keys_.find({header.initiator_spi, header.responder_spi});
   if (found == keys_.end()) return;
   const IkeKeys& keys = found->second;
@@ -278,21 +373,33 @@ void Pair::TamperInside(Datagram* datagram, base::ByteReader* input) {
   if (!input->ReadU8(&count)) return;
   for (int i = 0; i < count % 4 + 1; ++i) {
     if (!input->ReadU8(&where) || !input->ReadU8(&octet)) break;
-    if (chain.empty() || where == 255) {
+    if (where == 255) {
       first = octet;
     } else if (where == 254) {
       chain.resize(std::min<size_t>(chain.size(), octet));
-    } else {
-      chain[where * chain.size() / 254] ^= octet;
+    } else if (where == 253) {  // a fragment, of so many
+      place = {.number = 1, .total = static_cast<uint16_t>(octet + 1)};
+    } else if (where == 252 && place) {
+      place->number = static_cast<uint16_t>(octet % place->total + 1);
+    } else if (where == 251) {
+      place.reset();
+    } else if (where == 250) {
+      header.message_id ^= octet;
+    } else if (where == 249) {
+      header.exchange = static_cast<wire::ExchangeType>(octet);
+    } else if (!chain.empty()) {
+      chain[where * chain.size() / 252] ^= octet;
     }
   }
-  wire::SealedMessage again = wire::LayOut(
-      header, static_cast<wire::PayloadType>(first), chain, std::nullopt,
-      {.iv = keys.suite.iv_size(),
-       .icv = keys.suite.icv_size(),
-       .block = keys.suite.aead() ? 1 : keys.suite.block_size()});
+  wire::SealedMessage again =
+      wire::LayOut(header, static_cast<wire::PayloadType>(first), chain, place,
+                   {.iv = keys.suite.iv_size(),
+                    .icv = keys.suite.icv_size(),
+                    .block = keys.suite.aead() ? 1 : keys.suite.block_size()});
+  const size_t new_body = again.associated_data().size();
   datagram->bytes = again.Take();
-  if (!crypto::Seal(keys.suite, key, check, ++counter_, datagram->bytes, body)
+  if (!crypto::Seal(keys.suite, key, check, ++counter_, datagram->bytes,
+                    new_body)
            .ok()) {
     Fail("the fuzzer cannot seal");
   }
@@ -303,10 +410,11 @@ bool Pair::Step(base::ByteReader* input) {
   if (!input->ReadU8(&what)) return false;
   const int end = what & 1;
   Datagram oldest;
-  const bool takes = (what >> 1) % 16 < 7 && !wire_.empty();
+  const int operation = (what >> 1) % 16;
+  const bool takes = (operation < 7 || operation == 14) && !wire_.empty();
   if (takes) oldest = wire_.front();
   uint8_t a = 0, b = 0;
-  switch ((what >> 1) % 16) {
+  switch (operation) {
     case 0:  // deliver
       if (takes) {
         wire_.pop_front();
@@ -375,6 +483,14 @@ bool Pair::Step(base::ByteReader* input) {
              Bytes(raw.begin(), raw.end())});
       }
       break;
+    case 14:  // through a NAT that has another mapping by now
+      if (takes && input->ReadU8(&a)) {
+        wire_.pop_front();
+        oldest.path.local.port = (a & 1) != 0 ? 4500 : 500;
+        oldest.path.remote.port = static_cast<uint16_t>(1000 + a / 2);
+        Deliver(std::move(oldest));
+      }
+      break;
     default:
       Quieten();
   }
@@ -393,7 +509,9 @@ void Pair::Finish() {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   espalier::base::ByteReader input({data, size});
-  espalier::Pair pair;
+  uint8_t options = 0;
+  if (!input.ReadU8(&options)) return 0;
+  espalier::Pair pair(espalier::Options::From(options));
   for (int i = 0; i < espalier::kMaxSteps && pair.Step(&input); ++i) {
   }
   pair.Finish();
