@@ -357,8 +357,8 @@ void Core::Impl::PruneTwins(Peer& peer) {
 }
 
 void Core::Impl::EndSuperfluous(IkeSa& sa) {
-  for (IkeSaId id : sa.peer()->established) {
-    const IkeSa* other = Find(id);
+  for (IkeSaId id : std::vector<IkeSaId>(sa.peer()->established)) {
+    IkeSa* other = Find(id);
     if (other == nullptr || other == &sa || other->superfluous() ||
         other->stage() != IkeSa::Stage::kEstablished) {
       continue;
@@ -367,7 +367,10 @@ void Core::Impl::EndSuperfluous(IkeSa& sa) {
       sa.peer()->tunnels.Supersede(ctx_, sa.id());
       return sa.Want(Wish::Kind::kDeleteIke);
     }
-    // The peer may never have got the end of its IKE_AUTH.
+    // The peer may never have got the end of its IKE_AUTH, or of its rekey.
+    // Nothing else may ask it while ESP comes in.
+    Touch(id);
+    other->Want(Wish::Kind::kLiveness);
     sa.set_delete_at(ctx_.now + kSuperfluous / 2);
   }
 }

@@ -443,7 +443,13 @@ void IkeSa::CheckRetransmission() {
       break;
   }
   if (stage_ == Stage::kClosing || stage_ == Stage::kReplaced) {
-    return Close(Ending::kSilent, "Delete was not answered");
+    // The owner's Delete takes the CHILD_SAs with it. On a superfluous IKE_SA's
+    // the peer may still send, and has not heard that they go.
+    const bool superfluous =
+        peer_ != nullptr &&
+        std::ranges::find(peer_->established, id_) != peer_->established.end();
+    return Close(superfluous ? Ending::kLost : Ending::kSilent,
+                 "Delete was not answered");
   }
   ctx_.Report(Event::Kind::kPeerUnreachable, peer_id(), id_, {},
               absl::StrCat(path_.remote.ToString(), " does not answer ",

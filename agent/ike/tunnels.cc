@@ -180,6 +180,8 @@ void Tunnels::Confirm(Context& ctx, ChildSa& child) {
   child.confirmed = true;
   leftovers_ = false;
   Switch(ctx, child);
+  // Never sent on: it does no other's duty.
+  if (child.redundant) return;
   // The peer sends on this one: CHILD_SAs that lost their IKE_SA have done
   // their duty.
   for (const auto& other : children_) {

@@ -177,7 +177,7 @@ class Loop::Impl {
     uv_fs_event_init(&loop_, &file->handle);
     // The folder and not the file: a rename over the file leaves a watch of
     // the file itself on the inode that nobody writes again.
-    const absl::Status status =
+    absl::Status status =
         UvStatus(uv_fs_event_start(
                      &file->handle,
                      [](uv_fs_event_t* handle, const char*, int, int) {

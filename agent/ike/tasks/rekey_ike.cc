@@ -66,6 +66,10 @@ IkeSaId Spawn(IkeSa& old, const Outcome& outcome, base::ByteSpan secret) {
 
 void HandOver(IkeSa& old, IkeSaId successor) {
   old.peer()->tunnels.Inherit(old.id(), successor);
+  // It was to go, and waited for the rekey to end.
+  if (old.Wants(Wish::Kind::kDeleteIke)) {
+    old.ctx().Notify(Notice::Kind::kDeleteIke, successor);
+  }
   old.PassWishesOn(successor);
   old.peer_rekey.reset();
   old.set_stage(IkeSa::Stage::kReplaced);
@@ -94,6 +98,9 @@ class RekeyIkeInitiator : public Task {
   Progress Finish(IkeSa& sa, const Outcome& outcome, base::ByteSpan secret);
   // Ours came to nothing; the peer's own rekey, if there is one, stands.
   Progress GiveUp(IkeSa& sa, const std::string& why);
+  // The same when the peer has made its successor, and holds this one for
+  // replaced.
+  Progress GiveUpAlone(IkeSa& sa, const std::string& why);
 
   std::variant<Generating, Asked, Agreed> state_;
   crypto::Group group_ = crypto::Group::kX25519;
@@ -136,6 +143,16 @@ Task::Progress RekeyIkeInitiator::GiveUp(IkeSa& sa, const std::string& why) {
     HandOver(sa, sa.peer_rekey->successor);
     sa.set_close_at(sa.ctx().now + kDeleteAwaited);
   }
+  return Progress::kDone;
+}
+
+Task::Progress RekeyIkeInitiator::GiveUpAlone(IkeSa& sa,
+                                              const std::string& why) {
+  const bool theirs = sa.peer_rekey.has_value();
+  GiveUp(sa, why);
+  // The CHILD_SAs are the same at both ends, and go on until a new IKE_SA has
+  // brought others. Their traffic is no sign that this one lives.
+  if (!theirs) sa.Close(IkeSa::Ending::kLost, why);
   return Progress::kDone;
 }
 
@@ -183,7 +200,7 @@ Task::Progress RekeyIkeInitiator::HandleResponse(
       SpiOf(accepted->peer_spi) == 0 || ke == nullptr || nonce == nullptr ||
       ke->group != static_cast<uint16_t>(group_) ||
       ke->data.size() != crypto::PublicValueSize(group_)) {
-    return GiveUp(sa, "the answer is no subset of our offer");
+    return GiveUpAlone(sa, "the answer is no subset of our offer");
   }
   Await(sa.RunCrypto(crypto::ComputeSharedSecret{.key = std::move(asked->key),
                                                  .peer_public = ke->data}));
@@ -198,8 +215,10 @@ Task::Progress RekeyIkeInitiator::HandleResponse(
 
 Task::Progress RekeyIkeInitiator::HandleCrypto(IkeSa& sa,
                                                crypto::Result result) {
+  const bool answered = std::holds_alternative<Agreed>(state_);
   if (!result.ok()) {
-    return GiveUp(sa, std::string(result.status().message()));
+    const std::string why(result.status().message());
+    return answered ? GiveUpAlone(sa, why) : GiveUp(sa, why);
   }
   if (auto* key = std::get_if<crypto::KeyExchangeGenerated>(&*result)) {
     return Ask(sa, std::move(*key));

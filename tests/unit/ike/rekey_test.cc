@@ -158,6 +158,39 @@ TEST_F(Rekey, IkeFromEitherEndKeepsTheChildren) {
   ExpectSettled();
 }
 
+// The peer has its successor; this end can not make it. ESP goes on and is a
+// sign of life to both, each on an IKE_SA that the other does not have.
+TEST_F(Rekey, AnIkeSaThatOnlyThePeerCouldRekeyIsMadeAnew) {
+  b_.core.Establish(lab_.now(), PeerId(1));
+  for (Node* node : {&a_, &b_}) {
+    bool failed = false;
+    node->allow_job = [&](const crypto::Job& job) {
+      return !std::holds_alternative<crypto::ComputeSharedSecret>(job) ||
+             std::exchange(failed, true);
+    };
+    RekeyIke(*node);
+    lab_.Drain();
+    EXPECT_TRUE(failed);
+    node->allow_job = nullptr;
+    for (int i = 0; i < 90; ++i) {
+      lab_.Run(absl::Seconds(1));
+      EXPECT_TRUE(lab_.PassBoth(a_, b_)) << "second " << i;
+      for (Node* end : {&a_, &b_}) {
+        for (const auto& [key, sa] : end->sas) {
+          if (key.first != base::Direction::kInbound) continue;
+          end->core.HandleInboundTraffic(lab_.now(), key.second);
+        }
+      }
+    }
+    ASSERT_EQ(a_.core.IkeSas().size(), 1u);
+    ASSERT_EQ(b_.core.IkeSas().size(), 1u);
+    EXPECT_EQ(a_.core.IkeSas()[0].initiator_spi,
+              b_.core.IkeSas()[0].initiator_spi);
+    EXPECT_EQ(a_.sas.size(), 2u);
+    EXPECT_EQ(b_.sas.size(), 2u);
+  }
+}
+
 TEST_F(Rekey, BothChildrenAtOnceEndWithOne) {
   for (int round = 0; round < 16; ++round) {
     RekeyChild(a_);
@@ -357,6 +390,21 @@ TEST_F(Rekey, RemovePeerLeavesNothing) {
   a_.core.Establish(lab_.now(), PeerId(2));
   lab_.Run(absl::Minutes(2));
   EXPECT_TRUE(lab_.PassBoth(a_, b_));
+}
+
+TEST_F(Rekey, ADeleteThatWaitsForARekeyTakesTheSuccessorToo) {
+  lab_.hold_wire = true;
+  RekeyIke(a_);
+  lab_.Drain();
+  ASSERT_EQ(lab_.wire.size(), 1u);
+  a_.core.StopEstablishing(lab_.now(), PeerId(2));
+  a_.core.Delete(lab_.now(), PeerId(2));
+  lab_.hold_wire = false;
+  lab_.Run(absl::Minutes(2));
+  EXPECT_TRUE(a_.core.IkeSas().empty());
+  EXPECT_TRUE(b_.core.IkeSas().empty());
+  EXPECT_TRUE(a_.sas.empty());
+  EXPECT_TRUE(b_.sas.empty());
 }
 
 TEST_F(Rekey, DeleteDuringRekey) {

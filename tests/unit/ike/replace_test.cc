@@ -110,6 +110,58 @@ TEST_F(Replace, WhatComesToNothingLeavesTheOldOneAlone) {
   ExpectOne(/*encapsulated=*/true);
 }
 
+// a deletes the old one, and nobody hears it; b still sends on it.
+TEST_F(Replace, ADeleteThatIsNotAnsweredTakesNoInboundSa) {
+  lab_.filter = [](Node&, Node&, Path&, base::Bytes& bytes) {
+    return ExchangeOf(bytes) == ExchangeType::kIkeSaInit ||
+           ExchangeOf(bytes) == ExchangeType::kIkeAuth;
+  };
+  const base::Spi before = b_.NewestOutbound()->sa.spi;
+  a_.core.Reestablish(lab_.now(), PeerId(2));
+  lab_.Drain();
+  EXPECT_EQ(a_.Established().size(), 2u);
+  // A partition, long enough for everything to be given up.
+  lab_.filter = [](Node&, Node&, Path&, base::Bytes&) { return false; };
+  lab_.Run(absl::Minutes(5));
+  EXPECT_TRUE(a_.Established().empty());
+  EXPECT_EQ(b_.NewestOutbound()->sa.spi, before);
+  EXPECT_TRUE(lab_.Pass(b_, a_));
+  // Nor does its traffic end what a sends on.
+  a_.core.HandleInboundSeen(lab_.now(), before);
+  lab_.Run(absl::Seconds(10));
+  EXPECT_TRUE(lab_.PassBoth(a_, b_));
+  lab_.filter = nullptr;
+  lab_.Run(absl::Minutes(2));
+  ExpectOne(/*encapsulated=*/false);
+}
+
+// b would delete the old one, but a has said nothing on the new one since
+// IKE_AUTH, and need not while ESP comes in.
+TEST_F(Replace, WhatIsSuperfluousGoesAlsoWhereOnlyEspIsHeard) {
+  const uint64_t old = a_.Established()[0].initiator_spi;
+  lab_.filter = [&](Node& from, Node&, Path&, base::Bytes& bytes) {
+    return &from != &a_ || IsResponse(bytes) ||
+           wire::DecodeHeader(bytes)->header.initiator_spi != old;
+  };
+  a_.core.Reestablish(lab_.now(), PeerId(2));
+  lab_.Drain();
+  ASSERT_EQ(b_.Established().size(), 2u);
+  for (int i = 0; i < 50; ++i) {
+    lab_.Run(absl::Seconds(1));
+    EXPECT_TRUE(lab_.PassBoth(a_, b_)) << "second " << i;
+    for (Node* end : {&a_, &b_}) {
+      for (const auto& [key, sa] : end->sas) {
+        if (key.first != base::Direction::kInbound) continue;
+        end->core.HandleInboundTraffic(lab_.now(), key.second);
+      }
+    }
+  }
+  ASSERT_EQ(b_.Established().size(), 1u);
+  EXPECT_NE(b_.Established()[0].initiator_spi, old);
+  lab_.filter = nullptr;
+  ExpectOne(/*encapsulated=*/false);
+}
+
 TEST_F(Replace, AnAttemptFromBeforeDoesNotCount) {
   // b has begun with the old configuration when it is told.
   lab_.hold_wire = true;
