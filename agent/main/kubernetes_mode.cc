@@ -472,7 +472,7 @@ void KubernetesMode::HandleSnapshot(const pods::Snapshot& snapshot) {
   spec.public_keys = rotation_->public_keys();
   spec.datapath = datapath_word_;
   spec.plaintext_blocks = snapshot.plaintext_blocks;
-  publisher_->Look(now, spec, own());
+  publisher_->Look(now, spec, known_.Told(name_));
   agent_->SetPlaintextSettle(publisher_->settled(now) ? NodePublisher::kSettle
                                                       : kNotSettled);
   AdvanceRotation(now);

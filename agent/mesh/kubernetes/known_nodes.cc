@@ -200,6 +200,11 @@ const kube::EspalierNode* KnownNodes::Find(const std::string& name) const {
   return found == held_.end() ? nullptr : found->second.node.get();
 }
 
+const kube::EspalierNode* KnownNodes::Told(const std::string& name) const {
+  const auto found = told_.find(name);
+  return found == told_.end() ? nullptr : found->second.get();
+}
+
 KnownNodes::Nodes KnownNodes::nodes() const {
   Nodes nodes;
   for (const auto& [name, held] : held_) nodes[name] = held.node;

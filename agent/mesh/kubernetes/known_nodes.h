@@ -49,6 +49,9 @@ class KnownNodes {
   Nodes nodes() const;
   // Null when there is none of that name.
   const kube::EspalierNode* Find(const std::string& name) const;
+  // The same of what the server says now, believed or not: what it lacks has to
+  // be written again.
+  const kube::EspalierNode* Told(const std::string& name) const;
   // Counts changes of nodes().
   uint64_t revision() const { return revision_; }
   // Why what the server says is not believed; empty: it is.

@@ -234,6 +234,17 @@ TEST_F(KnownNodesTest, UnchangedObjectsAreNoRevision) {
   EXPECT_EQ(known_.revision(), revision);
 }
 
+// Such a server lacks what this node wrote since, and nobody else writes it.
+TEST_F(KnownNodesTest, WhatIsHeldIsToldApartFromWhatTheServerHas) {
+  Relist(4, 10);
+  EXPECT_NE(known_.Told("n1"), nullptr);
+  known_.HandleRelist(now_, {Share(MakeNode(2)), Share(MakeNode(3))}, "5");
+  EXPECT_FALSE(known_.alarm().empty());
+  EXPECT_NE(known_.Find("n1"), nullptr);
+  EXPECT_EQ(known_.Told("n1"), nullptr);
+  EXPECT_NE(known_.Told("n2"), nullptr);
+}
+
 TEST(LostKeys, OfNodesThatLackOneOrAreGone) {
   const auto with = [](int node, std::vector<base::Bytes> keys) {
     kube::EspalierNode object = MakeNode(node);
