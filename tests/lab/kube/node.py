@@ -9,6 +9,7 @@ from lab.golang import go_program
 from lab.kube import images
 from lab.kube.machine import Machine, make_cgroups
 from lab.kube.settings import CLUSTER_DNS, POD_CIDRS, Settings
+from lab.node import BPF_PINS
 from lab.session import Lab, remove_cgroups
 from lab.wire import Wire
 
@@ -60,6 +61,13 @@ class KubeNode(Machine):
     def cni_lists(self) -> pathlib.Path:
         return self.folder / "etc/cni/net.d"
 
+    @property
+    def guard_maps(self) -> pathlib.Path:
+        """In its own bpffs."""
+        pins = pathlib.Path(f"/proc/{self.pid}/root{BPF_PINS}") / self.namespace.cookie()
+        (folder,) = pins.glob("v*")
+        return folder
+
     def _kubelet_configuration(self) -> dict:
         ca = str(self.settings.authority.certificate)
         return {
@@ -77,7 +85,7 @@ class KubeNode(Machine):
                              "imagefs.available": "0%", "nodefs.inodesFree": "0%"},
             "imageGCHighThresholdPercent": 100, "localStorageCapacityIsolation": False,
             "serializeImagePulls": False, "volumeStatsAggPeriod": "0s",
-            "nodeStatusUpdateFrequency": "4s",
+            "nodeStatusUpdateFrequency": "4s", "maxPods": 250,
         }
 
     def boot(self) -> None:
