@@ -39,7 +39,7 @@ LABELS = (
     "kube",
 )
 # Of a label, ctest runs so many at once; the others are alone on the machine.
-PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz"}
+PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz", "kube"}
 OUTSIDE = {"bench"}  # ./dev bench
 ASAN_LABELS = ("unit", "property", "exchange", "fault", "sim", "fuzz")
 # Of the unit tests, those of programs or folders with more than one thread.

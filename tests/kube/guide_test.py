@@ -4,6 +4,7 @@ What cannot be typed here as it stands is listed below, each with its reason; a
 block that is not runs, whatever it is. The tests follow one another."""
 
 import os
+import pathlib
 import subprocess
 
 import pytest
@@ -49,7 +50,7 @@ class Reader:
 
     def __init__(self, cluster, image):
         self.cluster = cluster
-        self.words = {"image": image, "programs": binary("kubectl-espalier").parent}
+        self.words = {"image": image, "programs": pathlib.Path(binary("kubectl-espalier")).parent}
         self.used: set[str] = set()
         home = cluster.lab.folder / "home"
         folder = cluster.lab.folder / "reader-bin"
