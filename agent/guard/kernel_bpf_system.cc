@@ -152,7 +152,7 @@ absl::StatusOr<bool> KernelBpfSystem::Remove(const KernelBpfOptions& options) {
                             netlink::RouteClient(socket.get()).ListLinks());
   for (const netlink::Link& link : links) {
     for (int i = 0; i < kBpfPrograms; ++i) {
-      const absl::Status status =
+      absl::Status status =
           filters->Detach(link.index, static_cast<BpfProgram>(i));
       if (!status.ok() && !absl::IsNotFound(status)) return status;
     }

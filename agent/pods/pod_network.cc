@@ -373,8 +373,7 @@ absl::Status KernelPodNetwork::SetUpPod(netlink::Channel* pod,
     requests.push_back(
         RouteRequest(Verb::kAdd, DefaultRoute(family, link.index)));
   }
-  const absl::Status status =
-      FirstError(pod->ExecuteBatch(std::move(requests)));
+  absl::Status status = FirstError(pod->ExecuteBatch(std::move(requests)));
   // The interface is new and bare, so only a default route can be there.
   if (!absl::IsAlreadyExists(status)) return status;
   return absl::AlreadyExistsError(absl::StrCat(
