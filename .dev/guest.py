@@ -69,14 +69,13 @@ def run(command: str, kernel: str = DEFAULT_KERNEL, cpus: int = 1,
     """Runs a shell command in the guest; its output is shown, its exit status
     returned. DevError when the guest died or hung."""
     packages.ensure(["guest"])
-    qemu_root = guest_parts.qemu()
-    kernel_root = guest_parts.kernel(kernel)
+    qemu_root, kernel_root, module_tree = guest_parts.parts(kernel)
     environment = f"PYTHONDONTWRITEBYTECODE=1 ESPALIER_GUEST={kernel}" + "".join(
         f" {name}={_quote(os.environ[name])}"
         for name in ("ESPALIER_BIN_DIR", "ESPALIER_DATAPATH", "ESPALIER_ROUTING",
                      "ESPALIER_AGENT_AWAY", "PYTHONPATH", "CI") if name in os.environ)
     start = START.format(
-        modules=_quote(str(guest_parts.modules(kernel_root))),
+        modules=_quote(str(module_tree)),
         root=_quote(str(paths.ROOT)), cwd=_quote(os.getcwd()),
         environment=environment, command=_quote(command), seconds=seconds)
     with tempfile.TemporaryDirectory(prefix="espalier-guest-") as folder:

@@ -4,6 +4,8 @@ Fetched through apt lists of our own, so that the machine's sources stay as
 they are, and unpacked into the cache, not installed: Debian 12's QEMU 7.2
 crashes guests with kernel 6.12 (wrong emulation of cmpxchg16b)."""
 
+import contextlib
+import fcntl
 import lzma
 import pathlib
 import shutil
@@ -83,6 +85,21 @@ def _fetch(names: list[str], options: list[str], into: pathlib.Path) -> None:
     shutil.rmtree(downloads)
     shutil.rmtree(into, ignore_errors=True)
     fresh.rename(into)
+
+
+@contextlib.contextmanager
+def _alone():
+    """One process fetches, who starts meanwhile waits and finds it there."""
+    with open(home() / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def parts(series: str) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+    """QEMU, the kernel and its module tree."""
+    with _alone():
+        root = kernel(series)
+        return qemu(), root, modules(root)
 
 
 def qemu() -> pathlib.Path:

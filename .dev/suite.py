@@ -38,8 +38,9 @@ LABELS = (
     "guest",
     "kube",
 )
-# Of a label, ctest runs so many at once; the others are alone on the machine.
-PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz", "kube"}
+# Of a label, ctest runs so many at once; the others are alone on the machine. A
+# guest takes a processor, the tests of label kube mostly wait.
+PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz", "guest", "kube"}
 OUTSIDE = {"bench"}  # ./dev bench
 ASAN_LABELS = ("unit", "property", "exchange", "fault", "sim", "fuzz")
 # Of the unit tests, those of programs or folders with more than one thread.
