@@ -295,7 +295,7 @@ class Espd:
         self.process = self.node.start(f"espd-{self.node.suffix}", self.command)
         self.process.wait_for(
             lambda: os.path.exists(self.path) and "espd running" in self.process.log(),
-            10, "control socket")
+            30, "control socket")
 
     def start_next(self, *more):
         """An upgrade: the next espd, which takes over. Not waited for."""

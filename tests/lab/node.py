@@ -151,7 +151,7 @@ class Node:
             [binary("espalier-espd"), "--socket", self.espd_socket,
              *(["--hold-udp-encap"] if self.driver == "kernel" else [])],
             log=self.folder / "espd.log")
-        self.espd.wait_for(self.espd_socket.exists, 10, "its control socket")
+        self.espd.wait_for(self.espd_socket.exists, 30, "its control socket")
 
     def upgrade_espd(self) -> None:
         """The next espd takes over; the agent stays. User datapath only."""

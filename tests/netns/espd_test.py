@@ -72,7 +72,8 @@ def test_both_families_inside_and_outside(nodes, outer, udp):
 @pytest.mark.parametrize("udp", [True, False], ids=["udp", "protocol50"])
 def test_many_packets_cross_the_kernel_in_one_call(lab, udp):
     """TUN with segmentation offload, UDP GSO and GRO: without them all works, several
-    times slower. Protocol 50 has neither on its socket, and is the control."""
+    times slower. Protocol 50's socket has neither, and is the control: one system call
+    sends many packets there too, but each crosses the wire by itself."""
     nodes = Nodes(lab, offloads=True)
     pair = nodes.pair()
     pair.connect(udp=udp)
@@ -80,7 +81,8 @@ def test_many_packets_cross_the_kernel_in_one_call(lab, udp):
     sender, receiver = (control.statistics() for control in pair.controls)
     assert sender["tun_super_packets"] > 100
     assert sender["esp_sent"] > 8000
-    assert (sender["esp_sent"] > 4 * sender["sends"]) == udp
+    assert sender["esp_sent"] > 4 * sender["sends"]
+    # A train that was sent in one piece comes in as one, on this wire.
     assert (receiver["esp_received"] > 4 * receiver["receives"]) == udp
 
 
