@@ -38,9 +38,10 @@ LABELS = (
     "guest",
     "kube",
 )
-# Of a label, ctest runs so many at once; the others are alone on the machine. A
-# guest takes a processor, the tests of label kube mostly wait.
+# Of a label, ctest runs as many at once as there are processors; the others are
+# alone on the machine. A guest takes a processor.
 PARALLEL = {"unit", "property", "exchange", "fault", "sim", "fuzz", "guest", "kube"}
+MOSTLY_WAIT = {"kube"}  # one more
 OUTSIDE = {"bench"}  # ./dev bench
 ASAN_LABELS = ("unit", "property", "exchange", "fault", "sim", "fuzz")
 # Of the unit tests, those of programs or folders with more than one thread.
@@ -121,14 +122,20 @@ def read_junit(path) -> tuple[int, list[str], list[str]]:
     return count, failed, skipped
 
 
-def run_ctest(preset: str, title: str, choice: list[str], parallel: bool,
+def at_once(label: str) -> int:
+    if label not in PARALLEL:
+        return 1
+    return build.jobs() + (label in MOSTLY_WAIT)
+
+
+def run_ctest(preset: str, title: str, choice: list[str], jobs: int,
               totals: Totals) -> None:
     """choice: ctest's options that select the tests."""
     junit = paths.BUILD / preset / f"junit-{title}.xml"
     junit.unlink(missing_ok=True)
     code = run(
         ["ctest", "--test-dir", paths.BUILD / preset, "--output-on-failure",
-         "--no-tests=error", "-j", str(build.jobs() if parallel else 1), *choice,
+         "--no-tests=error", "-j", str(jobs), *choice,
          "--output-junit", junit],
         env={"CI": "true", **SANITIZER_ENV})
     count, failed, skipped = read_junit(junit) if junit.exists() else (0, [], [])
@@ -144,7 +151,7 @@ def run_ctest(preset: str, title: str, choice: list[str], parallel: bool,
 
 
 def run_label(label: str, totals: Totals) -> None:
-    run_ctest("dev", label, ["-L", f"^{label}$"], label in PARALLEL, totals)
+    run_ctest("dev", label, ["-L", f"^{label}$"], at_once(label), totals)
 
 
 def kube(totals: Totals) -> None:
@@ -181,7 +188,7 @@ def run_sanitizer(preset: str, totals: Totals) -> None:
     python = build_sanitizer(preset)
     choice, _ = SANITIZERS[preset]
     exclude = "^(" + "|".join(map(re.escape, python)) + ")$"
-    run_ctest(preset, preset, [*choice, "-E", exclude], True, totals)
+    run_ctest(preset, preset, [*choice, "-E", exclude], build.jobs(), totals)
 
 
 def stages(totals: Totals) -> dict:
