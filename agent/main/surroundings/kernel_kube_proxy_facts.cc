@@ -45,7 +45,7 @@ absl::StatusOr<bool> Exists(netlink::Channel* channel, Family family,
     request.PutString(NFTA_CHAIN_TABLE, table);
     request.PutString(NFTA_CHAIN_NAME, chain);
   }
-  const absl::Status status = channel->Query(std::move(request)).status();
+  absl::Status status = channel->Query(std::move(request)).status();
   if (status.ok()) return true;
   // EINVAL: a kernel without nftables.
   if (absl::IsNotFound(status) || absl::IsInvalidArgument(status)) return false;
