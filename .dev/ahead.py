@@ -1,6 +1,5 @@
 """What the last stages of ./dev test need is made while the first ones run, by
 processors that would otherwise be idle: most tests wait more than they compute.
-On a machine with empty caches that is half an hour less.
 
 A stage finds done what was done, and does the rest itself: nothing depends on
 how far this came."""
