@@ -152,6 +152,8 @@ def nothing_lost(request, installed, pods, traffic) -> Iterator[None]:
     before = traffic.counts()
     with Captured(installed, request.function.__name__, *pods):
         yield
+        # What is done may take less than a second.
+        traffic.wait_for_flow(packets=1000)
     for name, count in traffic.pause().items():
         assert count.received > before[name].received + 1000, (name, count)
         assert (count.missing, count.doubled) == (0, 0), (name, count)

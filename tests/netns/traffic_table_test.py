@@ -383,7 +383,7 @@ def test_what_plays_another_hosts_part_is_dropped_and_counted(table):
     not the pod's: each is a drop with a reason of its own."""
     def counted(verdict):
         return table.a.metrics().get(
-            'espalier_guard_packets_total{guard="bpf",pod="default/pod",'
+            'espalier_guard_packets_total{guard="bpf",pod="default/pod",mode="required",'
             f'verdict="{verdict}",result="drop"}}', 0)
     for verdict, frame in forged_frames(table).items():
         before = counted(verdict)
