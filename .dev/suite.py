@@ -57,10 +57,16 @@ SANITIZER_ENV = {
 }
 
 
+# Of a failed test's output, the lines that say why: pytest's, GoogleTest's.
+TELLING = re.compile(r"E  |FAILED |.*: Failure$|\[  FAILED  \]|.*\bTimeout\b|.*Sanitizer: ")
+TELLING_LINES = 12
+COLOURS = re.compile(r"\x1b\[[0-9;]*m|\[[0-9;]+m")
+
+
 @dataclasses.dataclass
 class Totals:
     tests: int = 0
-    failed: list[str] = dataclasses.field(default_factory=list)
+    failed: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # name to why
 
 
 @dataclasses.dataclass
@@ -108,15 +114,23 @@ def check_labels(tests: dict[str, Test]) -> None:
                        "the sanitizers: " + " ".join(sorted(named)))
 
 
-def read_junit(path) -> tuple[int, list[str], list[str]]:
-    """How many ran, which failed, which were skipped or did not run."""
+def telling(output: str) -> list[str]:
+    """What is to be read first of a failed test's output: a log's reader may be
+    shown its end alone."""
+    lines = [line.rstrip() for line in COLOURS.sub("", output).splitlines() if line.strip()]
+    chosen = [line for line in lines if TELLING.match(line)]
+    return (chosen or lines)[-TELLING_LINES:]
+
+
+def read_junit(path) -> tuple[int, dict[str, list[str]], list[str]]:
+    """How many ran, which failed and why, which were skipped or did not run."""
     root = ElementTree.parse(path).getroot()
-    failed, skipped, count = [], [], 0
+    failed, skipped, count = {}, [], 0
     for case in root.iter("testcase"):
         count += 1
         status = case.get("status")
         if status == "fail":
-            failed.append(case.get("name"))
+            failed[case.get("name")] = telling(case.findtext("system-out") or "")
         elif status != "run":
             skipped.append(case.get("name"))
     return count, failed, skipped
@@ -138,10 +152,10 @@ def run_ctest(preset: str, title: str, choice: list[str], jobs: int,
          "--no-tests=error", "-j", str(jobs), *choice,
          "--output-junit", junit],
         env={"CI": "true", **SANITIZER_ENV})
-    count, failed, skipped = read_junit(junit) if junit.exists() else (0, [], [])
-    bad = sorted({*failed, *skipped})
+    count, failed, skipped = read_junit(junit) if junit.exists() else (0, {}, [])
     totals.tests += count
-    totals.failed += [name if preset == "dev" else f"{preset}: {name}" for name in bad]
+    for name, why in sorted({**dict.fromkeys(skipped, ["skipped"]), **failed}.items()):
+        totals.failed[name if preset == "dev" else f"{preset}: {name}"] = why
     if count == 0:
         raise DevError(f"no test was selected by {' '.join(choice)}")
     if skipped:
@@ -241,8 +255,10 @@ def closing(outcomes: list[Outcome], totals: Totals, skipped_stages: list[str]) 
             + (f"FAILED: {outcome.error}" if outcome.error else "ok"))
     for name in skipped_stages:
         say(f"{name:<14} {'':>12}  NOT RUN: an earlier stage failed")
-    for name in totals.failed:
+    for name, why in totals.failed.items():
         say(f"failed test: {name}")
+        for line in why:
+            say(f"    {line[:200]}")
     bad = len(totals.failed)
     if totals.tests:
         percent = (totals.tests - bad) * 100 // totals.tests
