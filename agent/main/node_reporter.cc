@@ -33,6 +33,14 @@ void AddCondition(const char* type, const std::string& problem,
                before, now, out);
 }
 
+bool AllIsWell(const kube::EspalierNodeReport::Status& status) {
+  return status.tunnels.up == status.tunnels.wanted &&
+         std::ranges::none_of(status.conditions,
+                              [](const kube::Condition& condition) {
+                                return condition.status == "False";
+                              });
+}
+
 std::string Packet(const guard::DropEvent& drop) {
   if (!drop.source || !drop.destination) return "";
   const auto end = [](const base::IpAddress& address, uint16_t port) {
@@ -94,7 +102,13 @@ kube::EspalierNodeReport::Status MakeReport(
 }
 
 bool NodeReporter::Due(base::Instant now) {
-  if (now < next_) return false;
+  in_turn_ = now >= next_;
+  if (!in_turn_) {
+    if (settled_ || now < look_ || now >= look_until_) return false;
+    look_ = now + kLookEvery;
+    return true;
+  }
+  if (look_until_ == absl::InfiniteFuture()) look_until_ = now + kSettling;
   // A fleet that starts at once does not write at once: jitter of a quarter.
   next_ = now + kSoonest +
           kSoonest / 4 * (static_cast<double>(random_->U32()) / 0xffffffffU);
@@ -106,6 +120,9 @@ std::optional<kube::EspalierNodeReport> NodeReporter::Report(
   kube::EspalierNodeReport report;
   report.meta.name = node_;
   report.status = MakeReport(facts, last_, wall);
+  const bool well = AllIsWell(*report.status);
+  if (!in_turn_ && !well) return std::nullopt;
+  if (well) settled_ = true;
   kube::EspalierNodeReport::Status timeless = *report.status;
   timeless.last_report = last_.last_report;
   if (timeless == last_ && now - written_ < kLatest) return std::nullopt;

@@ -48,6 +48,10 @@ class NodeReporter {
   // A report at most so often, and at least, changed or not.
   static constexpr absl::Duration kSoonest = absl::Seconds(60);
   static constexpr absl::Duration kLatest = absl::Minutes(5);
+  // Whoever has just installed waits to read that all is well: the report that
+  // first says so comes as soon as it is true, if that is so soon.
+  static constexpr absl::Duration kSettling = absl::Minutes(2);
+  static constexpr absl::Duration kLookEvery = absl::Seconds(2);
   // An event of one pod and reason at most so often, and of the node.
   static constexpr absl::Duration kEventEvery = absl::Minutes(10);
   static constexpr int kEventsAMinute = 10;
@@ -55,9 +59,9 @@ class NodeReporter {
   NodeReporter(std::string node, base::RandomSource* random)
       : node_(std::move(node)), random_(random) {}
 
-  // Whether facts are wanted now; false for a minute or more after true.
+  // Whether facts are wanted now.
   bool Due(base::Instant now);
-  // The report to be written; nullopt when it says nothing new.
+  // The report to be written; nullopt when it says nothing new, or may wait.
   std::optional<kube::EspalierNodeReport> Report(base::Instant now,
                                                  absl::Time wall,
                                                  const NodeFacts& facts);
@@ -72,6 +76,10 @@ class NodeReporter {
   const std::string node_;
   base::RandomSource* const random_;
   base::Instant next_ = absl::InfinitePast();
+  base::Instant look_ = absl::InfinitePast();
+  base::Instant look_until_ = absl::InfiniteFuture();
+  bool in_turn_ = true;   // of what Due said last: by next_, not by look_
+  bool settled_ = false;  // all was well once
   base::Instant written_ = absl::InfinitePast();
   kube::EspalierNodeReport::Status last_;
   absl::Time last_drop_ = absl::InfinitePast();
