@@ -100,6 +100,7 @@ TEST_F(KernelDatapathTest, TheKernelSendsNatKeepalives) {
     EXPECT_EQ(keepalives(), 0);
     InstallPair(a_.get(), b_.get(), {}, outer, /*udp=*/true);
     int64_t seen = 0;
+    // Nothing that was there before makes them late.
     EXPECT_TRUE(loop_.RunUntil([&] { return (seen += keepalives()) >= 2; }));
     a_->Enter();
     Shell("ip xfrm state flush");

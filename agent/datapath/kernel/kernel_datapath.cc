@@ -113,9 +113,11 @@ absl::StatusOr<KernelFeatures> KernelDatapath::Probe(
   sa.reqid = base::Reqid(base::kOwnedReqidLast);
   sa.cpu = 0;
   const SaKey key{sa.direction, sa.outer_destination, sa.spi};
+  // The shortest interval: the kernel's timer outlives this SA by it, and the
+  // keepalives of SAs that come meanwhile wait for that (seen on 6.12, 6.18).
   ESPALIER_ASSIGN_OR_RETURN(
       netlink::Request add,
-      netlink::AddStateRequest(sa, {.direction = true, .nat_keepalive = 20}));
+      netlink::AddStateRequest(sa, {.direction = true, .nat_keepalive = 1}));
   if (absl::Status added = channel->Execute(std::move(add)); !added.ok()) {
     return absl::Status(
         absl::IsPermissionDenied(added) ? added.code()
