@@ -84,8 +84,8 @@ class Mesh:
             "env", f"NODE_NAME={node.name}", binary("espalier-agent"),
             "--config", config, "--install-cni", "--cni-binary", binary("espalier-cni")])
 
-    def log(self, node) -> str:
-        return node.processes["agent"].log_path.read_text()
+    def log(self, machine, program: str = "agent") -> str:
+        return machine.processes[program].log_path.read_text()
 
     def ask(self, node, *words) -> dict:
         return json.loads(node.run([binary("kubectl-espalier"), "--socket",
@@ -161,6 +161,8 @@ def test_from_nothing_to_a_ping(mesh: Mesh):
                              address(mesh.cluster, "b", family))
     for node in mesh.cluster.nodes:
         wait_until(lambda: mesh.up(node), 20, f"the tunnel of {node.name}")
+    # The chart allows the controller all that it does.
+    assert "PERMISSION_DENIED" not in mesh.log(mesh.cluster.control, "controller")
 
 
 def mode(mesh: Mesh, node, name: str) -> str:
