@@ -231,9 +231,10 @@ void Tunnels::Retire(Context& ctx, ChildSa& child) {
   child.state = ChildSa::State::kRetired;
   child.held_outbound.reset();
   child.rekey_at.reset();
+  const bool revived = !was_up && Revive(child);
   // The new one has to carry the traffic before the old one goes. What never
   // carried any, as the redundant one of two rekeys, proves nothing about it.
-  if (was_up && !Sends()) SwitchHeld(ctx);
+  if ((was_up || revived) && !Sends()) SwitchHeld(ctx);
   child.remove_at = ctx.now + ctx.config.drain_time;
   if (was_up && HasNewer(child)) {
     child.remove_outbound_at =
@@ -253,6 +254,20 @@ void Tunnels::Retire(Context& ctx, ChildSa& child) {
     old->rekey_at =
         std::min(*old->rekey_at, ctx.now + ctx.Jitter(kAgainAfterFailure, 0.5));
   }
+}
+
+bool Tunnels::Revive(const ChildSa& failed) {
+  if (failed.predecessor == ChildSaId() || !failed.initiated) return false;
+  bool revived = false;
+  for (const auto& child : children_) {
+    if (child->predecessor == failed.predecessor && !child->initiated &&
+        child->state != ChildSa::State::kRetired &&
+        child->redundant && !superseded_.contains(child->owner)) {
+      child->redundant = false;
+      revived = true;
+    }
+  }
+  return revived;
 }
 
 void Tunnels::RemoveAll(Context& ctx) {

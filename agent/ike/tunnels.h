@@ -100,6 +100,9 @@ class Tunnels {
   void Switch(Context& ctx, ChildSa& child);
   void Confirm(Context& ctx, ChildSa& child);
   void SwitchHeld(Context& ctx);
+  // Ours, which never carried anything, ends: the peer's rekey of the same old
+  // one, which it had won against (RFC 7296 2.8.1), is needed after all.
+  bool Revive(const ChildSa& failed);
   void OutboundInstalled(Context& ctx, ChildSa& child,
                          const absl::Status& status);
   // Whether there is an SA to send on.
