@@ -432,8 +432,9 @@ void Core::Impl::EnsureCpuChildren(Peer& peer) {
   cpus.retry_at.reset();
   IkeSa* sa = Find(peer.established.back());
   if (sa == nullptr || sa->stage() != IkeSa::Stage::kEstablished ||
-      !sa->cpu_sas || sa->cpu_sas_exhausted || !peer.tunnels.IsUp(sa->id())) {
-    return;
+      !sa->cpu_sas || sa->cpu_sas_exhausted || !peer.tunnels.IsUp(sa->id()) ||
+      !peer.tunnels.HasLive(sa->id())) {
+    return;  // RFC 9611 2: first the one for all CPUs, which may be gone alone
   }
   // One after the other: each may be the one for which there is no room.
   if (!sa->Idle() ||

@@ -261,8 +261,8 @@ bool Tunnels::Revive(const ChildSa& failed) {
   bool revived = false;
   for (const auto& child : children_) {
     if (child->predecessor == failed.predecessor && !child->initiated &&
-        child->state != ChildSa::State::kRetired &&
-        child->redundant && !superseded_.contains(child->owner)) {
+        child->state != ChildSa::State::kRetired && child->redundant &&
+        !superseded_.contains(child->owner)) {
       child->redundant = false;
       revived = true;
     }

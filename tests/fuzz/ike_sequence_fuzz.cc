@@ -388,7 +388,7 @@ void Pair::TamperInside(Datagram* datagram, base::ByteReader* input) {
     } else if (where == 249) {
       header.exchange = static_cast<wire::ExchangeType>(octet);
     } else if (!chain.empty()) {
-      chain[where * chain.size() / 252] ^= octet;
+      chain[where * chain.size() / 256] ^= octet;
     }
   }
   wire::SealedMessage again =

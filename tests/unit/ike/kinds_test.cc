@@ -206,6 +206,24 @@ TEST_F(Kinds, AFallbackThatIsDeletedComesBackAndCpusAreNoSubstitute) {
   EXPECT_EQ(CpusOf(a_), Cpus{2});
 }
 
+// Its request would end before it began, and be wanted again at once, for ever.
+TEST_F(Kinds, ACpuWaitsWhileTheFallbackIsGone) {
+  Introduce(FourCpus, FourCpus);
+  Establish();
+  const base::Spi fallback = a_.NewestOutbound()->sa.spi;
+  a_.core.WantCpuSa(lab_.now(), PeerId(2), 2);
+  lab_.Run(absl::Seconds(1));
+  SeeAll();
+  b_.core.HandleSaExpired(lab_.now(), base::Direction::kInbound, b_.address,
+                          fallback, /*hard=*/true);
+  lab_.Drain();
+  a_.core.WantCpuSa(lab_.now(), PeerId(2), 3);
+  EXPECT_EQ(CpusOf(a_), Cpus{2});
+  lab_.Run(absl::Seconds(30));
+  EXPECT_EQ(Fallbacks(a_), 1u);
+  EXPECT_EQ(CpusOf(a_), (Cpus{2, 3}));
+}
+
 TEST_F(Kinds, ACpusSaThatThePeerDeletesIsNotMadeAgainUnlessWanted) {
   Introduce(FourCpus, FourCpus);
   Establish();
