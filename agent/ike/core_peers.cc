@@ -425,11 +425,9 @@ void Core::Impl::EnsureChild(Peer& peer) {
 
 void Core::Impl::EnsureCpuChildren(Peer& peer) {
   Peer::Cpus& cpus = peer.cpus;
-  if (cpus.wanted.empty() || peer.established.empty() ||
-      (cpus.retry_at && ctx_.now < *cpus.retry_at)) {
-    return;
-  }
-  cpus.retry_at.reset();
+  if (cpus.retry_at && ctx_.now < *cpus.retry_at) return;
+  cpus.retry_at.reset();  // also where nothing can be done now
+  if (cpus.wanted.empty() || peer.established.empty()) return;
   IkeSa* sa = Find(peer.established.back());
   if (sa == nullptr || sa->stage() != IkeSa::Stage::kEstablished ||
       !sa->cpu_sas || sa->cpu_sas_exhausted || !peer.tunnels.IsUp(sa->id()) ||

@@ -153,6 +153,29 @@ TEST_F(Kinds, BothEndsAskForTheLastOneAtOnce) {
   EXPECT_EQ(Fallbacks(a_), 1u);
 }
 
+// A timer that stays in the past would be asked for again and again.
+TEST_F(Kinds, ACpuThatIsToBeTriedAgainWaitsForAnIkeSa) {
+  Introduce(FourCpus, FourCpus);
+  Establish();
+  a_.hold_jobs = true;
+  a_.core.WantCpuSa(lab_.now(), PeerId(2), 1);
+  lab_.Drain();
+  ASSERT_EQ(a_.held_jobs.size(), 1u);
+  const CryptoJobId job = a_.held_jobs.front().id;
+  a_.held_jobs.clear();
+  a_.hold_jobs = false;
+  a_.core.HandleCryptoDone(lab_.now(), job, absl::InternalError("injected"));
+  b_.core.Delete(lab_.now(), PeerId(1));
+  lab_.Drain();
+  ASSERT_TRUE(a_.Established().empty());
+  lab_.filter = [](Node&, Node&, Path&, base::Bytes&) { return false; };
+  lab_.Run(absl::Minutes(10));
+  ASSERT_TRUE(a_.Established().empty());
+  lab_.filter = nullptr;
+  lab_.Run(absl::Minutes(10));
+  EXPECT_EQ(CpusOf(a_), Cpus{1});
+}
+
 TEST_F(Kinds, APeerWithoutRfc9611IsNotAsked) {
   Introduce(FourCpus, nullptr);
   Establish();
