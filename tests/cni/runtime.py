@@ -45,6 +45,7 @@ class RuntimePod:
         self.sandbox = answer["sandbox"]
         self.netns = answer["netns"]
         self.addresses = answer["addresses"]
+        self.seconds_to_run = answer["seconds"]
         self.container = ""
 
     def address(self, family: int) -> str:
@@ -63,12 +64,16 @@ class RuntimePod:
 
 
 class Runtime:
-    """containerd in a node's network namespace, with its own folders."""
+    """containerd in a node's network namespace, with its own folders. plugins: of
+    its network, when it is not the node's agent's."""
 
-    def __init__(self, lab: Lab, node: Node):
+    def __init__(self, lab: Lab, node: Node, plugins: list[dict] | None = None):
         require()
         self.lab = lab
         self.node = node
+        self._plugins = plugins or [
+            {"type": "espalier-cni", "runDirectory": str(node.run_directory)},
+            {"type": "portmap", "capabilities": {"portMappings": True}}]
         self.folder = node.folder / "cri"
         self.folder.mkdir()
         self.socket = self.folder / "c.sock"
@@ -98,15 +103,12 @@ class Runtime:
         programs = self.folder / "bin"
         programs.mkdir()
         (programs / "espalier-cni").symlink_to(binary("espalier-cni"))
-        for name in ("portmap", "loopback"):
+        for name in ("loopback", "portmap", "ptp", "host-local"):
             (programs / name).symlink_to(f"/usr/lib/cni/{name}")
         lists = self.folder / "net.d"
         lists.mkdir()
         (lists / "00-espalier.conflist").write_text(json.dumps({
-            "cniVersion": "1.0.0", "name": "espalier",
-            "plugins": [
-                {"type": "espalier-cni", "runDirectory": str(self.node.run_directory)},
-                {"type": "portmap", "capabilities": {"portMappings": True}}]}))
+            "cniVersion": "1.0.0", "name": "espalier", "plugins": self._plugins}))
         (self.folder / "config.toml").write_text(f"""
 version = 2
 root = "{self.folder}/root"
@@ -147,11 +149,22 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
                            f"log {self.process.log_path}")
         return answer
 
-    def run_pod(self, name: str, command: list[str]) -> RuntimePod:
-        settings = {"Pod": name, "Uid": secrets.token_hex(8), "Cgroup": self.cgroup,
-                    "LogFolder": str(self.folder)}
+    def _settings(self, name: str) -> dict:
+        return {"Pod": name, "Uid": secrets.token_hex(8), "Cgroup": self.cgroup,
+                "LogFolder": str(self.folder)}
+
+    def run_sandbox(self, name: str) -> RuntimePod:
+        """A pod without a container but the runtime's own."""
+        return self._run_sandbox(name, self._settings(name))
+
+    def _run_sandbox(self, name: str, settings: dict) -> RuntimePod:
         pod = RuntimePod(self, name, self.cri(Op="run", **settings))
         self.pods.append(pod)
+        return pod
+
+    def run_pod(self, name: str, command: list[str]) -> RuntimePod:
+        settings = self._settings(name)
+        pod = self._run_sandbox(name, settings)
         pod.container = self.cri(Op="start", Sandbox=pod.sandbox, Image=IMAGE,
                                  Command=command, **settings)["container"]
         return pod

@@ -5,7 +5,7 @@ import os
 import pathlib
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lab.errors import LabError
 from lab.golang import go_program
@@ -45,15 +45,17 @@ class Outside:
 
 
 class Cluster:
-    """nodes: 0 for the control plane alone. proxy_mode: "none" for no kube-proxy. runtime: "debian" is containerd 1.6
-    with CNI 1.0.0, "2.4" speaks 1.1.0. progress: told of each step and the
+    """nodes: 0 for the control plane alone. proxy_mode: "none" for no kube-proxy.
+    runtime: "debian" is containerd 1.6 with CNI 1.0.0, "2.4" speaks 1.1.0.
+    apiserver_flags: beside the lab's own. progress: told of each step and the
     seconds since the beginning."""
 
     def __init__(self, lab: Lab, *, nodes: int = 2, proxy_mode: str = PROXY_MODES[0],
-                 runtime: str = RUNTIMES[0],
+                 runtime: str = RUNTIMES[0], apiserver_flags: Sequence[str] = (),
                  progress: Callable[[str, float], None] = say_nothing):
         self.lab = lab
         self.begin = time.monotonic()
+        self._apiserver_flags = apiserver_flags
         self._progress = progress
         self.programs = self._find_programs(runtime)
         self._step("programs are built")
@@ -183,7 +185,8 @@ class Cluster:
             f"--service-account-signing-key-file={folder}/accounts.key",
             "--service-account-issuer=https://kubernetes.default.svc",
             "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
-            "--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP"])
+            "--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP",
+            *self._apiserver_flags])
 
     def _start_controllers(self) -> None:
         self.start_controller_manager()

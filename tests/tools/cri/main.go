@@ -37,6 +37,8 @@ type answer struct {
 	ExitCode  int32    `json:"exitCode,omitempty"`
 	Ready     bool     `json:"ready,omitempty"`
 	Reason    string   `json:"reason,omitempty"`
+	// What RunPodSandbox took, of "run".
+	Seconds float64 `json:"seconds,omitempty"`
 }
 
 func sandboxConfig(r request) *runtime.PodSandboxConfig {
@@ -52,10 +54,16 @@ func sandboxConfig(r request) *runtime.PodSandboxConfig {
 func do(ctx context.Context, c runtime.RuntimeServiceClient, r request) (a answer, err error) {
 	switch r.Op {
 	case "run":
+		// A kubelet has its connection already.
+		if _, err := c.Version(ctx, &runtime.VersionRequest{}); err != nil {
+			return a, err
+		}
+		begin := time.Now()
 		out, err := c.RunPodSandbox(ctx, &runtime.RunPodSandboxRequest{Config: sandboxConfig(r)})
 		if err != nil {
 			return a, err
 		}
+		a.Seconds = time.Since(begin).Seconds()
 		a.Sandbox = out.PodSandboxId
 		status, err := c.PodSandboxStatus(ctx, &runtime.PodSandboxStatusRequest{
 			PodSandboxId: a.Sandbox, Verbose: true})
