@@ -249,6 +249,13 @@ void Core::Impl::OnEstablished(IkeSa& sa) {
   }
   Peer& peer = *sa.peer();
   if (peer.removed) return sa.Want(Wish::Kind::kDeleteIke);
+  if (Withdrawn(*peer.config, sa)) {
+    // While it was being made: what the key proved ends all the same.
+    for (const ChildSa* child : peer.tunnels.Of(sa.id())) {
+      peer.tunnels.Abort(ctx_, child->id);
+    }
+    return sa.Want(Wish::Kind::kDeleteIke);
+  }
   // The old SAs of a restarted agent are let go by the peer only when it has
   // proof that this end has switched: a request after IKE_AUTH is one.
   const bool prove = peer.establishing.at_once() && sa.initiator();

@@ -43,7 +43,10 @@ class IkeAuthResponder : public Task {
   Progress Fail(IkeSa& sa, const std::string& why);
 
   wire::Payloads request_;
+  // Until Prove() has told the IKE_SA, nothing keeps the peer from being
+  // forgotten while a job runs: then it is found anew, by its id.
   Peer* peer_ = nullptr;
+  PeerId peer_id_;
   wire::IdPayload id_;
   wire::AuthPayload auth_;
   std::variant<std::monostate, Verifying, Signing, Installing> state_;
@@ -71,6 +74,7 @@ Task::Progress IkeAuthResponder::Start(IkeSa& sa) {
     return Fail(sa,
                 absl::StrCat("no peer with identity ", identity.ToString()));
   }
+  peer_id_ = peer_->id;
   if (!Allows(peer_->config->ike_proposals, sa.suite())) {
     return Fail(sa, absl::StrCat(identity.ToString(), " is not allowed ",
                                  sa.suite().cipher.ToString()));
@@ -122,6 +126,7 @@ Task::Progress IkeAuthResponder::Prove(IkeSa& sa) {
 Task::Progress IkeAuthResponder::HandleCrypto(IkeSa& sa,
                                               crypto::Result result) {
   // The owner may have removed the peer meanwhile.
+  peer_ = sa.ctx().peers->Find(peer_id_);
   if (peer_ == nullptr || peer_->removed) {
     return Fail(sa, "the peer was removed");
   }

@@ -125,6 +125,28 @@ class PublicKeys : public ::testing::Test {
     ASSERT_TRUE(self.core.UpsertPeer(lab_.now(), std::move(config)).ok());
   }
 
+  // a begins, and b is verifying its signature.
+  RunCrypto HoldVerification(Node& a, Node& b) {
+    lab_.filter = [&](Node& from, Node&, Path&, base::Bytes& bytes) {
+      if (&from == &a && ExchangeOf(bytes) == wire::ExchangeType::kIkeAuth) {
+        b.hold_jobs = true;
+      }
+      return true;
+    };
+    a.core.Establish(lab_.now(), PeerId(2));
+    lab_.Drain();
+    lab_.filter = nullptr;
+    b.hold_jobs = false;
+    EXPECT_EQ(b.held_jobs.size(), 1u);
+    RunCrypto job = std::move(b.held_jobs.front());
+    b.held_jobs.clear();
+    return job;
+  }
+  void Finish(Node& node, const RunCrypto& job) {
+    node.core.HandleCryptoDone(lab_.now(), job.id, crypto::Run(job.job));
+    lab_.Drain();
+  }
+
   Lab lab_;
   std::map<std::string, PublicKey> keys_;
 };
@@ -186,6 +208,36 @@ TEST_F(PublicKeys, TwoKeysDuringRotation) {
   lab_.Run(absl::Seconds(3));
   EXPECT_TRUE(b.sas.empty());
   EXPECT_TRUE(b.Established().empty());
+}
+
+TEST_F(PublicKeys, APeerIsForgottenWhileItsSignatureIsVerified) {
+  Node& a = Add("a", 1, crypto::KeyType::kEd25519);
+  Node& b = Add("b", 2, crypto::KeyType::kEd25519);
+  Trust(a, b, {keys_["b"]});
+  Trust(b, a, {keys_["a"]});
+  const RunCrypto job = HoldVerification(a, b);
+  b.core.RemovePeer(lab_.now(), PeerId(1));
+  Finish(b, job);
+  EXPECT_TRUE(b.Established().empty());
+  EXPECT_TRUE(a.Established().empty());
+  EXPECT_EQ(b.Count(Event::Kind::kAuthenticationFailed), 1);
+}
+
+TEST_F(PublicKeys, AKeyIsWithdrawnWhileItsSignatureIsVerified) {
+  Node& a = Add("a", 1, crypto::KeyType::kEd25519);
+  Node& b = Add("b", 2, crypto::KeyType::kEd25519);
+  const auto stranger =
+      (*crypto::PrivateKey::Generate(crypto::KeyType::kEd25519))->public_key();
+  Trust(a, b, {keys_["b"]});
+  Trust(b, a, {keys_["a"]});
+  const RunCrypto job = HoldVerification(a, b);
+  Trust(b, a, {stranger});
+  Finish(b, job);
+  EXPECT_TRUE(b.sas.empty());
+  EXPECT_FALSE(lab_.Pass(a, b));
+  lab_.Run(absl::Seconds(3));
+  EXPECT_TRUE(b.Established().empty());
+  EXPECT_TRUE(b.sas.empty());
 }
 
 TEST_F(PublicKeys, ASharedKeyDoesNotStandInForASignature) {
