@@ -191,6 +191,32 @@ void AddGuards(const MetricsSnapshot& s, Builder* b) {
   }
 }
 
+void AddWatches(const MetricsSnapshot::Source& source, Builder* b) {
+  b->Gauge("espalier_watch_silent_seconds",
+           "Since the API server last said something; -1: never");
+  for (const auto& watch : source.watches) {
+    b->Add(watch.silent ? absl::ToDoubleSeconds(*watch.silent) : -1,
+           {{"resource", watch.resource}});
+  }
+  b->Counter("espalier_watch_lists_total",
+             "Complete lists read from the API server");
+  for (const auto& watch : source.watches) {
+    b->Add(D(watch.lists), {{"resource", watch.resource}});
+  }
+  b->Counter("espalier_watch_events_total",
+             "Watch events that the API server sent");
+  for (const auto& watch : source.watches) {
+    for (const auto& [kind, count] : watch.events) {
+      b->Add(D(count), {{"resource", watch.resource}, {"kind", kind}});
+    }
+  }
+  b->Counter("espalier_watch_bytes_total",
+             "Octets of lists and watch events, uncompressed");
+  for (const auto& watch : source.watches) {
+    b->Add(D(watch.bytes), {{"resource", watch.resource}});
+  }
+}
+
 void AddTrust(const MetricsSnapshot& s, Builder* b) {
   b->Gauge("espalier_key_age_seconds",
            "Since this node's key in use was made (its file's time)");
@@ -198,14 +224,9 @@ void AddTrust(const MetricsSnapshot& s, Builder* b) {
   b->Gauge("espalier_source_current",
            "1 while the API server is believed, takes what this node "
            "publishes, and is watched");
-  if (s.source) b->Add(s.source->current);
-  b->Gauge("espalier_watch_silent_seconds",
-           "Since the API server last said something; -1: never");
   if (!s.source) return;
-  for (const auto& watch : s.source->watches) {
-    b->Add(watch.silent ? absl::ToDoubleSeconds(*watch.silent) : -1,
-           {{"resource", watch.resource}});
-  }
+  b->Add(s.source->current);
+  AddWatches(*s.source, b);
 }
 
 }  // namespace
