@@ -12,6 +12,7 @@
 #include "agent/base/status_macros.h"
 #include "agent/main/agent.h"
 #include "agent/main/cni_install.h"
+#include "agent/main/heap.h"
 #include "agent/main/kubernetes_mode.h"
 #include "agent/main/node_key.h"
 #include "agent/main/process.h"
@@ -84,6 +85,7 @@ int Serve(ConfigSource source, mesh::Config config,
   const absl::Status status = agent.Start();
   if (!status.ok()) return Fail("cannot start", status, kExitFailed);
   if (mode != nullptr) mode->Begin(&agent);
+  const HeapTrimmer trimmer(&agent.loop());
   std::optional<CniInstaller> installer;
   if (install) {
     CniInstallOptions options = *install;
@@ -118,6 +120,7 @@ absl::Status PrepareProcess() {
   // Files that the agent makes are its own to read unless they say otherwise.
   umask(077);
   signal(SIGPIPE, SIG_IGN);
+  LimitHeap();
   ESPALIER_RETURN_IF_ERROR(HardenProcess());
   return DropCapabilities();
 }

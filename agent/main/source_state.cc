@@ -31,6 +31,11 @@ service::MetricsSnapshot::Source SourceMetrics(base::Instant now,
         source.watches.emplace_back();
     out.resource = watch.resource;
     if (contact != absl::InfinitePast()) out.silent = now - contact;
+    out.lists = watch.stats.lists;
+    out.events = {{"object", watch.stats.events},
+                  {"bookmark", watch.stats.bookmarks},
+                  {"ignored", watch.stats.ignored}};
+    out.bytes = watch.stats.octets;
   }
   return source;
 }

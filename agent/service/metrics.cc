@@ -1,52 +1,64 @@
 #include "agent/service/metrics.h"
 
-#include <prometheus/metric_family.h>
-#include <prometheus/text_serializer.h>
+#include <initializer_list>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
 
 namespace espalier::service {
 namespace {
 
-using prometheus::ClientMetric;
-using prometheus::MetricFamily;
-using prometheus::MetricType;
-using Labels = std::vector<std::pair<std::string, std::string>>;
+using Labels =
+    std::initializer_list<std::pair<absl::string_view, absl::string_view>>;
 
+// Writes the text as it goes: as objects, thousands of samples would take many
+// times its memory.
 class Builder {
  public:
   // Samples added until the next Family belong to this one.
   Builder& Counter(const char* name, const char* help) {
-    return Family(name, help, MetricType::Counter);
+    return Family(name, help, "counter");
   }
   Builder& Gauge(const char* name, const char* help) {
-    return Family(name, help, MetricType::Gauge);
+    return Family(name, help, "gauge");
   }
-  Builder& Add(double value, const Labels& labels = {}) {
-    ClientMetric metric;
+  Builder& Add(double value, Labels labels = {}) {
+    text_ += name_;
+    const char* before = "{";
     for (const auto& [name, text] : labels) {
-      metric.label.push_back({name, text});
+      absl::StrAppend(&text_, std::exchange(before, ","), name, "=\"");
+      Escape(text);
+      text_ += '"';
     }
-    if (families_.back().type == MetricType::Counter) {
-      metric.counter.value = value;
-    } else {
-      metric.gauge.value = value;
-    }
-    families_.back().metric.push_back(std::move(metric));
+    if (labels.size() > 0) text_ += '}';
+    absl::StrAppendFormat(&text_, " %.16g\n", value);
     return *this;
   }
-  std::string Render() const {
-    return prometheus::TextSerializer().Serialize(families_);
-  }
+  std::string Render() { return std::move(text_); }
 
  private:
-  Builder& Family(const char* name, const char* help, MetricType type) {
-    MetricFamily family;
-    family.name = name;
-    family.help = help;
-    family.type = type;
-    families_.push_back(std::move(family));
+  Builder& Family(const char* name, const char* help, const char* type) {
+    name_ = name;
+    absl::StrAppend(&text_, "# HELP ", name, " ", help, "\n# TYPE ", name, " ",
+                    type, "\n");
     return *this;
   }
-  std::vector<MetricFamily> families_;
+  void Escape(absl::string_view text) {
+    for (const char c : text) {
+      if (c == '\n') {
+        text_ += "\\n";
+        continue;
+      }
+      if (c == '"' || c == '\\') text_ += '\\';
+      text_ += c;
+    }
+  }
+
+  const char* name_ = "";
+  std::string text_;
 };
 
 double D(uint64_t value) { return static_cast<double>(value); }
@@ -191,6 +203,32 @@ void AddGuards(const MetricsSnapshot& s, Builder* b) {
   }
 }
 
+void AddWatches(const MetricsSnapshot::Source& source, Builder* b) {
+  b->Gauge("espalier_watch_silent_seconds",
+           "Since the API server last said something; -1: never");
+  for (const auto& watch : source.watches) {
+    b->Add(watch.silent ? absl::ToDoubleSeconds(*watch.silent) : -1,
+           {{"resource", watch.resource}});
+  }
+  b->Counter("espalier_watch_lists_total",
+             "Complete lists read from the API server");
+  for (const auto& watch : source.watches) {
+    b->Add(D(watch.lists), {{"resource", watch.resource}});
+  }
+  b->Counter("espalier_watch_events_total",
+             "Watch events that the API server sent");
+  for (const auto& watch : source.watches) {
+    for (const auto& [kind, count] : watch.events) {
+      b->Add(D(count), {{"resource", watch.resource}, {"kind", kind}});
+    }
+  }
+  b->Counter("espalier_watch_bytes_total",
+             "Octets of lists and watch events, uncompressed");
+  for (const auto& watch : source.watches) {
+    b->Add(D(watch.bytes), {{"resource", watch.resource}});
+  }
+}
+
 void AddTrust(const MetricsSnapshot& s, Builder* b) {
   b->Gauge("espalier_key_age_seconds",
            "Since this node's key in use was made (its file's time)");
@@ -198,14 +236,9 @@ void AddTrust(const MetricsSnapshot& s, Builder* b) {
   b->Gauge("espalier_source_current",
            "1 while the API server is believed, takes what this node "
            "publishes, and is watched");
-  if (s.source) b->Add(s.source->current);
-  b->Gauge("espalier_watch_silent_seconds",
-           "Since the API server last said something; -1: never");
   if (!s.source) return;
-  for (const auto& watch : s.source->watches) {
-    b->Add(watch.silent ? absl::ToDoubleSeconds(*watch.silent) : -1,
-           {{"resource", watch.resource}});
-  }
+  b->Add(s.source->current);
+  AddWatches(*s.source, b);
 }
 
 }  // namespace

@@ -67,6 +67,10 @@ struct MetricsSnapshot {
       std::string resource;
       // Since the server last said something; absent: it never did.
       std::optional<absl::Duration> silent;
+      uint64_t lists = 0;
+      // Of watches, by kind: object, bookmark, ignored (known already).
+      std::map<std::string, uint64_t> events;
+      uint64_t bytes = 0;  // of lists and watches, uncompressed
     };
     std::vector<Watch> watches;
   };

@@ -14,8 +14,8 @@ import time
 
 import pytest
 
-from api_server import SPACE, Client, agent_token, policies_answer
-from conftest import CHART, show
+from bare_mesh import Mesh, encrypt
+from conftest import show
 from lab import Lab
 from lab.capture import Capture, Packet
 from lab.kube import Cluster
@@ -23,83 +23,12 @@ from lab.kube.images import NAME
 from lab.kube.machine import children
 from lab.kube.pods import ClusterPod
 from lab.kube.settings import POD_CIDRS
-from lab.session import binary, wait_until
+from lab.session import wait_until
 
-RUN = "/run/espalier"
 PLAIN_TABLE = 4501
 PUBLICATIONS = int(os.environ.get("ESPALIER_PUBLICATIONS", 3))
 # A figure is judged where it is asked for, on a machine that is not shared.
 MOST_SECONDS_TO_PUBLICATION = 3 if "ESPALIER_PUBLICATIONS" in os.environ else 30
-
-
-class Mesh:
-    """espd and agent on each node, the controller beside the API server. A
-    namespace that says nothing is `disabled`."""
-
-    def __init__(self, lab: Lab, cluster: Cluster):
-        self.lab = lab
-        self.cluster = cluster
-        cluster.kubectl("create", "namespace", SPACE)
-        self.apply_chart()
-        self.accounts = {
-            node.name: Client(cluster, token=agent_token(cluster, node.name)).config
-            for node in cluster.nodes}
-        token = cluster.kubectl("create", "token", "espalier-controller", "-n", SPACE)
-        self.accounts["controller"] = Client(cluster, token=token.stdout.strip()).config
-        for node in cluster.nodes:
-            node.run(["mkdir", "-p", RUN])
-            node.start("espd", [binary("espalier-espd"), f"--socket={RUN}/espd.sock"])
-            self.start_agent(node)
-
-    def apply_chart(self) -> None:
-        """All of it but what would run."""
-        parts = [f"templates/{name}" for name in ("rbac.yaml", "admission.yaml", *(
-            f"crds/{path.name}" for path in sorted(CHART.glob("templates/crds/*.yaml"))))]
-        text = self.cluster.helm(
-            "template", "espalier", CHART, "--namespace", SPACE, "--values", "-",
-            *(word for part in parts for word in ("--show-only", part)), input=json.dumps(
-                {"clusterPodCIDRs": POD_CIDRS, "plaintextPath": "direct",
-                 "defaultMode": "disabled"})).stdout
-        self.cluster.kubectl("apply", "-f", "-", input=text)
-        self.cluster.kubectl("wait", "--for=condition=Established", "crd", "--all",
-                             "--timeout=30s")
-        policies_answer(Client(self.cluster))
-        encrypt(self.cluster, "default", "preferred")
-
-    def start_controller(self) -> None:
-        self.cluster.control.start("controller", [
-            binary("espalier-controller"), "--identity=one", f"--namespace={SPACE}",
-            f"--cluster-pod-cidr={','.join(POD_CIDRS)}",
-            f"--kubeconfig={self.accounts['controller']}"])
-
-    def start_agent(self, node) -> None:
-        config = node.folder / "agent.yaml"
-        config.write_text(
-            "cluster: {source: kubernetes, plaintextPath: direct,\n"
-            f"  podCIDRs: {json.dumps(POD_CIDRS)}}}\n"
-            "modes: {default: disabled}\n"
-            f"kubernetes: {{kubeconfig: {self.accounts[node.name]}}}\n"
-            "guard: {bpf: auto}\n")
-        node.start("agent", [
-            "env", f"NODE_NAME={node.name}", binary("espalier-agent"),
-            "--config", config, "--install-cni", "--cni-binary", binary("espalier-cni")])
-
-    def log(self, machine, program: str = "agent") -> str:
-        return machine.processes[program].log_path.read_text()
-
-    def ask(self, node, *words) -> dict:
-        return json.loads(node.run([binary("kubectl-espalier"), "--socket",
-                                    f"{RUN}/agent.sock", "-o", "json", *words]).stdout)
-
-    def up(self, node) -> bool:
-        result = node.run([binary("kubectl-espalier"), "--socket", f"{RUN}/agent.sock",
-                           "tunnels"], check=False)
-        return result.returncode == 0 and " up " in result.stdout
-
-
-def encrypt(cluster: Cluster, name: str, word: str) -> None:
-    cluster.kubectl("annotate", "--overwrite", "namespace", name,
-                    f"espalier.dev/encryption={word}")
 
 
 def namespace(name: str, **annotations) -> dict:

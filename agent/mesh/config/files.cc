@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 
@@ -115,11 +116,21 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path,
   };
   struct stat info{};
   ESPALIER_RETURN_IF_ERROR(OpenRegular(path, max_size, &fd, &info));
-  std::string text(max_size + 1, '\0');
-  ESPALIER_ASSIGN_OR_RETURN(
-      const size_t size,
-      ReadAll(path, fd,
-              {reinterpret_cast<uint8_t*>(text.data()), text.size()}));
+  // By the file's size, not by what it may have: that is 256 MB for a program.
+  std::string text;
+  size_t size = 0;
+  do {
+    // One more than there should be: it may grow meanwhile.
+    const size_t room =
+        std::max(static_cast<size_t>(info.st_size), 2 * size) + 1;
+    text.resize(std::min(room, max_size + 1));
+    ESPALIER_ASSIGN_OR_RETURN(
+        const size_t read,
+        ReadAll(path, fd,
+                {reinterpret_cast<uint8_t*>(text.data()) + size,
+                 text.size() - size}));
+    size += read;
+  } while (size == text.size() && size <= max_size);
   if (size > max_size) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, " grew beyond ", max_size, " octets"));

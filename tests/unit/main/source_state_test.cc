@@ -7,7 +7,9 @@ namespace espalier::agent {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Pair;
 using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
 
 const base::Instant kNow = absl::FromUnixSeconds(100'000);
 
@@ -63,6 +65,21 @@ TEST(SourceState, SilenceIsMeasuredOncePerResource) {
   EXPECT_EQ(source.watches[0].resource, "namespaces");
   EXPECT_EQ(source.watches[0].silent, std::nullopt);
   EXPECT_EQ(source.watches[1].silent, absl::Seconds(70));
+}
+
+TEST(SourceState, WhatWasHeardIsCounted) {
+  SourceState state = Watched(absl::ZeroDuration(), 0);
+  state.watches[1].stats.lists = 2;
+  state.watches[1].stats.events = 7;
+  state.watches[1].stats.bookmarks = 3;
+  state.watches[1].stats.ignored = 1;
+  state.watches[1].stats.octets = 900;
+  const auto pods = SourceMetrics(kNow, state).watches[1];
+  EXPECT_EQ(pods.lists, 2u);
+  EXPECT_EQ(pods.bytes, 900u);
+  EXPECT_THAT(pods.events,
+              UnorderedElementsAre(Pair("object", 7), Pair("bookmark", 3),
+                                   Pair("ignored", 1)));
 }
 
 }  // namespace

@@ -30,7 +30,12 @@ MetricsSnapshot Full() {
       {"bpf", "shop/web", "preferred", "plaintext_out", false, 4}};
   s.key_age = absl::Hours(1);
   s.source = {.current = true,
-              .watches = {{"pods", absl::Seconds(70)}, {"namespaces", {}}}};
+              .watches = {{.resource = "pods",
+                           .silent = absl::Seconds(70),
+                           .lists = 1,
+                           .events = {{"object", 5}, {"bookmark", 2}},
+                           .bytes = 1234},
+                          {.resource = "namespaces"}}};
   return s;
 }
 
@@ -67,6 +72,12 @@ TEST(Metrics, ValuesWithTheirLabels) {
   EXPECT_THAT(text, HasSubstr("watch_silent_seconds{resource=\"pods\"} 70\n"));
   EXPECT_THAT(text,
               HasSubstr("watch_silent_seconds{resource=\"namespaces\"} -1\n"));
+  EXPECT_THAT(text, HasSubstr("watch_lists_total{resource=\"pods\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("watch_events_total{resource=\"pods\",kind="
+                              "\"object\"} 5\n"));
+  EXPECT_THAT(text, HasSubstr("watch_events_total{resource=\"pods\",kind="
+                              "\"bookmark\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("watch_bytes_total{resource=\"pods\"} 1234\n"));
   EXPECT_THAT(text, HasSubstr("node=\"a\\\"b\\\\c\\n\""));
 }
 
@@ -78,7 +89,7 @@ TEST(Metrics, StandaloneHasNoApiServerAndMaybeNoKey) {
   const std::string text = RenderMetrics(s);
   EXPECT_THAT(text, Not(HasSubstr("\nespalier_key_age_seconds")));
   EXPECT_THAT(text, Not(HasSubstr("\nespalier_source_current")));
-  EXPECT_THAT(text, Not(HasSubstr("\nespalier_watch_silent_seconds")));
+  EXPECT_THAT(text, Not(HasSubstr("\nespalier_watch_")));
 }
 
 // Prometheus refuses a scrape with a family given twice; and what operators
