@@ -140,9 +140,10 @@ absl::Status BpfGuard::Protect(const GuardedPod& pod) {
   // Programs first: without an entry they drop.
   for (const BpfProgram program : {BpfProgram::kFromPod, BpfProgram::kToPod}) {
     const Place place{ifindex, program};
-    ESPALIER_RETURN_IF_ERROR(system_->Attach(ifindex, program));
+    ESPALIER_RETURN_IF_ERROR(system_->AttachAtOnce(ifindex, program));
     stood_.insert(place);
   }
+  firm_at_[ifindex] = clock_->Now() + options_.firm_after;
   ESPALIER_ASSIGN_OR_RETURN(const MapContents pods,
                             system_->Read(BpfMap::kPods));
   DesiredGuard only;
@@ -258,6 +259,9 @@ absl::Status BpfGuard::ReadLinks() {
   }
   std::erase_if(pod_devices_,
                 [&](uint32_t index) { return !alive.contains(index); });
+  std::erase_if(firm_at_, [&](const auto& entry) {
+    return !alive.contains(entry.first);
+  });
   std::erase_if(stood_, [&](const Place& place) {
     return !alive.contains(place.ifindex);
   });
@@ -559,7 +563,11 @@ void BpfGuard::SyncPlace(const Place& place, const std::string& device) {
     Fail(item, standing.status());
     return;
   }
-  if (*standing == Standing::kInPlace) {
+  const auto firm_at = firm_at_.find(place.ifindex);
+  const bool may_wait =
+      firm_at != firm_at_.end() && clock_->Now() < firm_at->second;
+  if (*standing == Standing::kInPlace ||
+      (*standing == Standing::kStandIn && may_wait)) {
     stood_.insert(place);
     return;
   }

@@ -35,6 +35,9 @@ struct BpfGuardOptions {
   absl::Duration longest_retry = absl::Seconds(30);
   // Devices come in swarms: one look for all within this time.
   absl::Duration settle = absl::Milliseconds(10);
+  // What was put in a pod's place at once is made firm after this time, when
+  // nobody waits for the pod any more.
+  absl::Duration firm_after = absl::Seconds(1);
 };
 
 class BpfGuard : public Guard {
@@ -126,6 +129,8 @@ class BpfGuard : public Guard {
   std::map<std::string, netlink::Link> links_ ABSL_GUARDED_BY(mutex_);
   // Devices that have been a pod's stay a pod's while they exist.
   std::set<uint32_t> pod_devices_ ABSL_GUARDED_BY(mutex_);
+  // By ifindex: until then a stand-in is good enough.
+  std::map<uint32_t, base::Instant> firm_at_ ABSL_GUARDED_BY(mutex_);
   std::map<uint32_t, uint32_t> slots_ ABSL_GUARDED_BY(mutex_);  // by ifindex
   // What was found or put in place before: what is not there any more was
   // taken away by somebody.

@@ -19,6 +19,7 @@ namespace espalier::guard {
 // How a program stands in a device's hook.
 enum class Standing : uint8_t {
   kInPlace,   // these very programs, and nothing before them
+  kStandIn,   // the same, but others could still come before: AttachAtOnce
   kOld,       // programs of another life or version of the agent
   kNotFirst,  // somebody's program comes before
   kMissing,
@@ -53,6 +54,9 @@ class BpfSystem {
   // Afterwards it is kInPlace. A packet is judged by the old or by the new
   // program, never by none.
   virtual absl::Status Attach(uint32_t ifindex, BpfProgram program) = 0;
+  // For a device that is not up yet, whose pod somebody waits for: kStandIn
+  // where Attach would wait for the kernel, until Attach is called.
+  virtual absl::Status AttachAtOnce(uint32_t ifindex, BpfProgram program) = 0;
   // OK when it is not there.
   virtual absl::Status Detach(uint32_t ifindex, BpfProgram program) = 0;
   // What is left of devices that are gone.

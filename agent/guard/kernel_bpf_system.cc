@@ -210,9 +210,13 @@ absl::Status KernelBpfSystem::LoadCopy(std::optional<BpfProgram> only) {
 absl::Status KernelBpfSystem::Load() {
   if (copies_.empty()) ESPALIER_RETURN_IF_ERROR(LoadCopy(std::nullopt));
   if (!hooks_) {
-    hooks_ = options_.force_clsact || !KernelHasTcx()
-                 ? MakeClsactHooks(this, socket_.get())
-                 : MakeTcxHooks(this, directory_ + "/links");
+    std::unique_ptr<Hooks> filters = MakeClsactHooks(this, socket_.get());
+    if (options_.force_clsact || !KernelHasTcx()) {
+      hooks_ = std::move(filters);
+    } else {
+      hooks_ = MakeTcxHooks(this, directory_ + "/links");
+      stand_ins_ = std::move(filters);
+    }
   }
   if (ring_ == nullptr) {
     ring_ = ring_buffer__new(copies_.front().object->fd(BpfMap::kEvents),
@@ -289,15 +293,38 @@ absl::StatusOr<std::vector<netlink::Link>> KernelBpfSystem::ListLinks() {
 
 absl::StatusOr<Standing> KernelBpfSystem::Inspect(uint32_t ifindex,
                                                   BpfProgram program) {
-  return hooks_->Inspect(ifindex, program);
+  ESPALIER_ASSIGN_OR_RETURN(Standing standing,
+                            hooks_->Inspect(ifindex, program));
+  if (standing != Standing::kMissing || !HasStandIn(program)) return standing;
+  ESPALIER_ASSIGN_OR_RETURN(standing, stand_ins_->Inspect(ifindex, program));
+  return standing == Standing::kInPlace ? Standing::kStandIn : standing;
 }
 
 absl::Status KernelBpfSystem::Attach(uint32_t ifindex, BpfProgram program) {
-  return hooks_->Attach(ifindex, program);
+  ESPALIER_RETURN_IF_ERROR(hooks_->Attach(ifindex, program));
+  // Meanwhile packets are judged by both, and alike.
+  return HasStandIn(program) ? stand_ins_->Detach(ifindex, program)
+                             : absl::OkStatus();
+}
+
+absl::Status KernelBpfSystem::AttachAtOnce(uint32_t ifindex,
+                                           BpfProgram program) {
+  if (!HasStandIn(program)) return Attach(ifindex, program);
+  ESPALIER_ASSIGN_OR_RETURN(const Standing standing,
+                            hooks_->Inspect(ifindex, program));
+  return standing == Standing::kMissing ? stand_ins_->Attach(ifindex, program)
+                                        : Attach(ifindex, program);
 }
 
 absl::Status KernelBpfSystem::Detach(uint32_t ifindex, BpfProgram program) {
-  return hooks_->Detach(ifindex, program);
+  ESPALIER_RETURN_IF_ERROR(hooks_->Detach(ifindex, program));
+  return HasStandIn(program) ? stand_ins_->Detach(ifindex, program)
+                             : absl::OkStatus();
+}
+
+bool KernelBpfSystem::HasStandIn(BpfProgram program) const {
+  return stand_ins_ != nullptr &&
+         (program == BpfProgram::kFromPod || program == BpfProgram::kToPod);
 }
 
 absl::Status KernelBpfSystem::Forget(const std::vector<uint32_t>& alive) {

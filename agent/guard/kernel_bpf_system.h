@@ -47,6 +47,7 @@ class KernelBpfSystem : public BpfSystem, private ProgramSource {
   absl::StatusOr<Standing> Inspect(uint32_t ifindex,
                                    BpfProgram program) override;
   absl::Status Attach(uint32_t ifindex, BpfProgram program) override;
+  absl::Status AttachAtOnce(uint32_t ifindex, BpfProgram program) override;
   absl::Status Detach(uint32_t ifindex, BpfProgram program) override;
   absl::Status Forget(const std::vector<uint32_t>& alive) override;
   absl::StatusOr<bool> HasPredecessor() override;
@@ -67,6 +68,8 @@ class KernelBpfSystem : public BpfSystem, private ProgramSource {
   bool IsCurrent(BpfProgram program, uint32_t id) const override;
   absl::StatusOr<int> FreshCopy(BpfProgram program) override;
 
+  // Of pods alone: other devices carry traffic before they are seen.
+  bool HasStandIn(BpfProgram program) const;
   absl::Status MakeDirectories() const;
   absl::Status LoadCopy(std::optional<BpfProgram> only);
 
@@ -80,6 +83,9 @@ class KernelBpfSystem : public BpfSystem, private ProgramSource {
   };
   std::vector<Copy> copies_;
   std::unique_ptr<Hooks> hooks_;
+  // Filters in the place of tcx, which waits for a grace period of the kernel's
+  // RCU with each program: 24 ms a pod. Null: hooks_ are filters.
+  std::unique_ptr<Hooks> stand_ins_;
   ring_buffer* ring_ = nullptr;
   const std::function<void(const espalier_event&)>* handle_ = nullptr;
 };

@@ -145,6 +145,7 @@ class TcxHooks : public Hooks {
         return Replace(ifindex, program);
       case Standing::kMissing:
         return Create(ifindex, program, programs_->fd(program));
+      case Standing::kStandIn:
       case Standing::kNotFirst:
         break;
     }

@@ -132,18 +132,19 @@ class LoaderTest : public PrivateNamespaceTest,
               0);
   }
 
+  static int CountFilters() {
+    FILE* pipe = popen(
+        absl::StrCat("tc filter show dev ", kPod, " ingress | grep -c id")
+            .c_str(),
+        "r");
+    int count = -1;
+    EXPECT_EQ(fscanf(pipe, "%d", &count), 1);
+    pclose(pipe);
+    return count;
+  }
   // Programs in the hook where from_pod stands, asked of the kernel.
   int CountFromPod() const {
-    if (GetParam()) {
-      FILE* pipe = popen(
-          absl::StrCat("tc filter show dev ", kPod, " ingress | grep -c id")
-              .c_str(),
-          "r");
-      int count = -1;
-      EXPECT_EQ(fscanf(pipe, "%d", &count), 1);
-      pclose(pipe);
-      return count;
-    }
+    if (GetParam()) return CountFilters();
     struct {
       uint32_t ifindex, type, query_flags, attach_flags;
       uint64_t ids;
@@ -176,6 +177,54 @@ TEST_P(LoaderTest, AttachesAndDetaches) {
   EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kMissing);
   EXPECT_EQ(Look(pod_, BpfProgram::kToPod), Standing::kInPlace);
   EXPECT_TRUE(system_->Detach(pod_, BpfProgram::kFromPod).ok()) << "again";
+}
+
+TEST_P(LoaderTest, StandsAtOnceAndIsMadeFirm) {
+  const Standing at_once = GetParam() ? Standing::kInPlace : Standing::kStandIn;
+  for (const BpfProgram program : {BpfProgram::kFromPod, BpfProgram::kToPod}) {
+    for (const char* time : {"once", "again"}) {
+      const absl::Status status = system_->AttachAtOnce(pod_, program);
+      ASSERT_TRUE(status.ok()) << status << time;
+      EXPECT_EQ(Look(pod_, program), at_once) << time;
+    }
+  }
+  EXPECT_EQ(CountFilters(), 1);
+  ASSERT_TRUE(system_->Attach(pod_, BpfProgram::kFromPod).ok());
+  EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kInPlace);
+  EXPECT_EQ(CountFromPod(), 1);
+  EXPECT_EQ(CountFilters(), GetParam() ? 1 : 0);
+  EXPECT_EQ(Look(pod_, BpfProgram::kToPod), at_once);
+  // What stands firmly already is no stand-in.
+  ASSERT_TRUE(system_->AttachAtOnce(pod_, BpfProgram::kFromPod).ok());
+  EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kInPlace);
+}
+
+TEST_P(LoaderTest, AStandInOutlivesTheAgentAndGoesLikeTheRest) {
+  const auto stand_in = [&] {
+    const absl::Status status =
+        system_->AttachAtOnce(pod_, BpfProgram::kFromPod);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(CountFilters(), 1);
+  };
+  stand_in();
+  system_.reset();
+  EXPECT_EQ(CountFilters(), 1) << "it stood all the time";
+  system_ = Start();
+  EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kOld);
+  ASSERT_TRUE(system_->Attach(pod_, BpfProgram::kFromPod).ok());
+  EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kInPlace);
+  EXPECT_EQ(CountFilters(), GetParam() ? 1 : 0);
+  ASSERT_TRUE(system_->Detach(pod_, BpfProgram::kFromPod).ok());
+  stand_in();
+  ASSERT_TRUE(system_->Detach(pod_, BpfProgram::kFromPod).ok());
+  EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kMissing);
+  stand_in();
+  ASSERT_EQ(system(absl::StrCat("tc filter del dev ", kPod, " ingress").c_str()),
+            0);
+  EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kMissing);
+  stand_in();
+  ASSERT_TRUE(KernelBpfSystem::Remove(options_).ok());
+  EXPECT_EQ(CountFilters(), 0);
 }
 
 TEST_P(LoaderTest, StaysWithoutTheAgentAndIsReplacedInPlace) {

@@ -4,9 +4,11 @@
 
 #include <linux/if_arp.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +25,8 @@ struct FakeBpfKernel {
   // Programs of a hook by device, in their order; 0 is somebody else's, any
   // other number is the life of the agent that put it there.
   std::map<std::pair<uint32_t, std::string>, std::vector<int>> hooks;
+  // Of those, the ones that wait to be made firm.
+  std::set<std::pair<uint32_t, guard::BpfProgram>> stand_ins;
   std::map<uint32_t, espalier_counters> counters;
   int lives = 0;
   // Programs with another layout of the maps stand everywhere.
@@ -45,6 +49,7 @@ struct FakeBpfKernel {
   void RemoveLink(uint32_t index) {
     links.erase(index);
     std::erase_if(hooks, [&](const auto& h) { return h.first.first == index; });
+    std::erase_if(stand_ins, [&](const auto& s) { return s.first == index; });
   }
   std::vector<int>& Hook(uint32_t index, const std::string& name) {
     return hooks[{index, name}];
@@ -115,8 +120,10 @@ class FakeBpfSystem : public guard::BpfSystem {
     for (size_t i = 0; i < hook.size(); ++i) {
       if (hook[i] == 0) continue;
       if (i != 0) return guard::Standing::kNotFirst;
-      return hook[i] == life_ ? guard::Standing::kInPlace
-                              : guard::Standing::kOld;
+      if (hook[i] != life_) return guard::Standing::kOld;
+      return kernel_->stand_ins.contains({ifindex, program})
+                 ? guard::Standing::kStandIn
+                 : guard::Standing::kInPlace;
     }
     return guard::Standing::kMissing;
   }
@@ -126,8 +133,22 @@ class FakeBpfSystem : public guard::BpfSystem {
     std::vector<int>& hook = kernel_->Hook(ifindex, guard::HookName(program));
     std::erase_if(hook, [](int life) { return life != 0; });
     hook.insert(hook.begin(), life_);
+    kernel_->stand_ins.erase({ifindex, program});
     kernel_->journal.push_back(
         absl::StrCat("attach ", guard::HookName(program)));
+    return absl::OkStatus();
+  }
+  absl::Status AttachAtOnce(uint32_t ifindex,
+                            guard::BpfProgram program) override {
+    if (Fails()) return Error();
+    if (!kernel_->links.contains(ifindex)) return absl::NotFoundError("gone");
+    std::vector<int>& hook = kernel_->Hook(ifindex, guard::HookName(program));
+    if (std::ranges::count(hook, life_) != 0) return absl::OkStatus();
+    std::erase_if(hook, [](int life) { return life != 0; });
+    hook.insert(hook.begin(), life_);
+    kernel_->stand_ins.insert({ifindex, program});
+    kernel_->journal.push_back(
+        absl::StrCat("stand in ", guard::HookName(program)));
     return absl::OkStatus();
   }
   absl::Status Detach(uint32_t ifindex, guard::BpfProgram program) override {

@@ -157,6 +157,36 @@ TEST_F(BpfGuardTest, ProtectsAPodBeforeAnybodyWantsIt) {
   EXPECT_EQ(kernel_.maps[BpfMap::kAddresses].size(), 1u);
 }
 
+TEST_F(BpfGuardTest, WhatStandsInForAPodIsMadeFirmWhenNobodyWaits) {
+  guard_->SetDesired(desired_);
+  const uint32_t fresh = kernel_.AddLink("esp00000000001");
+  const guard::GuardedPod pod = Pod("esp00000000001", "10.244.1.6");
+  ASSERT_TRUE(guard_->Protect(pod).ok());
+  EXPECT_EQ(kernel_.stand_ins.size(), 2u);
+  desired_.pods.push_back(pod);
+  guard_->SetDesired(desired_);
+  EXPECT_EQ(kernel_.stand_ins.size(), 2u) << "the pod is being started";
+  EXPECT_THAT(kernel_.Hook(fresh, "from_pod"), ElementsAre(life()));
+  loop_.Advance(absl::Seconds(2));
+  EXPECT_THAT(kernel_.stand_ins, IsEmpty());
+  EXPECT_THAT(kernel_.Hook(fresh, "from_pod"), ElementsAre(life()));
+  EXPECT_THAT(kernel_.Hook(fresh, "to_pod"), ElementsAre(life()));
+  EXPECT_THAT(repairs_, IsEmpty());
+}
+
+TEST_F(BpfGuardTest, AStandInThatIsTakenAwayIsReplacedByWhatIsFirm) {
+  guard_->SetDesired(desired_);
+  const uint32_t fresh = kernel_.AddLink("esp00000000001");
+  ASSERT_TRUE(guard_->Protect(Pod("esp00000000001", "10.244.1.6")).ok());
+  kernel_.Hook(fresh, "to_pod").clear();
+  kernel_.stand_ins.erase({fresh, guard::BpfProgram::kToPod});
+  guard_->SetDesired(desired_);
+  EXPECT_THAT(kernel_.Hook(fresh, "to_pod"), ElementsAre(life()));
+  EXPECT_FALSE(
+      kernel_.stand_ins.contains({fresh, guard::BpfProgram::kToPod}));
+  EXPECT_THAT(repairs_, ElementsAre("to_pod on esp00000000001"));
+}
+
 TEST_F(BpfGuardTest, ProtectOfNothingFails) {
   EXPECT_TRUE(absl::IsNotFound(guard_->Protect(Pod("esp00000000009", "::1"))));
 }
