@@ -143,7 +143,8 @@ absl::Status BpfGuard::Protect(const GuardedPod& pod) {
     ESPALIER_RETURN_IF_ERROR(system_->AttachAtOnce(ifindex, program));
     stood_.insert(place);
   }
-  firm_at_[ifindex] = clock_->Now() + options_.firm_after;
+  quiet_at_ = clock_->Now() + options_.firm_after;
+  firm_at_[ifindex] = clock_->Now() + options_.firm_latest;
   ESPALIER_ASSIGN_OR_RETURN(const MapContents pods,
                             system_->Read(BpfMap::kPods));
   DesiredGuard only;
@@ -202,13 +203,14 @@ std::vector<VerdictCount> BpfGuard::Counters() const {
 
 void BpfGuard::Sync(Depth depth) {
   std::vector<GuardProblem> repaired;
-  bool good;
+  bool good, stand_ins_wait;
   int events;
   {
     absl::MutexLock lock(&mutex_);
     SyncLocked(depth);
     repaired = std::exchange(repaired_, {});
     good = failed_.empty();
+    stand_ins_wait = stand_ins_wait_;
     events = loaded_ ? system_->events_fd() : -1;
   }
   if (events >= 0 && watched_ < 0) {
@@ -220,7 +222,7 @@ void BpfGuard::Sync(Depth depth) {
     if (depth == Depth::kEverything) {
       next_resync_ = clock_->Now() + options_.resync;
     }
-    ArmTimer(options_.check);
+    ArmTimer(stand_ins_wait ? options_.firm_every : options_.check);
   } else {
     retry_ = retry_ == absl::ZeroDuration()
                  ? options_.first_retry
@@ -512,6 +514,8 @@ std::vector<BpfProgram> BpfGuard::ProgramsFor(const netlink::Link& link) const {
 }
 
 void BpfGuard::SyncAttachments() {
+  firming_ = 0;
+  stand_ins_wait_ = false;
   std::set<Place> wanted;
   std::vector<uint32_t> alive;
   for (const auto& [name, link] : links_) {
@@ -552,6 +556,19 @@ void BpfGuard::SyncAttachments() {
   Fail("devices that are gone", system_->Forget(alive));
 }
 
+bool BpfGuard::StandInMayStay(uint32_t ifindex) {
+  const base::Instant now = clock_->Now();
+  const auto latest = firm_at_.find(ifindex);
+  const bool due = now >= quiet_at_ || latest == firm_at_.end() ||
+                   now >= latest->second;
+  if (due && (firming_ == 0 || firming_ == ifindex)) {
+    firming_ = ifindex;
+    return false;
+  }
+  stand_ins_wait_ = true;
+  return true;
+}
+
 void BpfGuard::SyncPlace(const Place& place, const std::string& device) {
   const std::string item =
       absl::StrCat(HookName(place.program), " on ", device);
@@ -563,11 +580,8 @@ void BpfGuard::SyncPlace(const Place& place, const std::string& device) {
     Fail(item, standing.status());
     return;
   }
-  const auto firm_at = firm_at_.find(place.ifindex);
-  const bool may_wait =
-      firm_at != firm_at_.end() && clock_->Now() < firm_at->second;
   if (*standing == Standing::kInPlace ||
-      (*standing == Standing::kStandIn && may_wait)) {
+      (*standing == Standing::kStandIn && StandInMayStay(place.ifindex))) {
     stood_.insert(place);
     return;
   }

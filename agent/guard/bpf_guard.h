@@ -35,9 +35,13 @@ struct BpfGuardOptions {
   absl::Duration longest_retry = absl::Seconds(30);
   // Devices come in swarms: one look for all within this time.
   absl::Duration settle = absl::Milliseconds(10);
-  // What was put in a pod's place at once is made firm after this time, when
-  // nobody waits for the pod any more.
-  absl::Duration firm_after = absl::Seconds(1);
+  // What was put at once for a pod is made firm when no pod has come for this
+  // long, or this long after its own: it takes the kernel's lock for 24 ms, for
+  // which all other pods that start then would wait.
+  absl::Duration firm_after = absl::Seconds(2);
+  absl::Duration firm_latest = absl::Minutes(1);
+  // One pod in this time, so that the loop has other turns as well.
+  absl::Duration firm_every = absl::Milliseconds(200);
 };
 
 class BpfGuard : public Guard {
@@ -93,6 +97,7 @@ class BpfGuard : public Guard {
   void SyncAttachments() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SyncPlace(const Place& place, const std::string& device)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool StandInMayStay(uint32_t ifindex) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<BpfProgram> ProgramsFor(const netlink::Link& link) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsPod(const netlink::Link& link) const
@@ -129,8 +134,12 @@ class BpfGuard : public Guard {
   std::map<std::string, netlink::Link> links_ ABSL_GUARDED_BY(mutex_);
   // Devices that have been a pod's stay a pod's while they exist.
   std::set<uint32_t> pod_devices_ ABSL_GUARDED_BY(mutex_);
-  // By ifindex: until then a stand-in is good enough.
+  // A stand-in is good enough until the first of these: of all, and by ifindex.
+  base::Instant quiet_at_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   std::map<uint32_t, base::Instant> firm_at_ ABSL_GUARDED_BY(mutex_);
+  // In this look: the device that is made firm, and whether others wait.
+  uint32_t firming_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stand_ins_wait_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<uint32_t, uint32_t> slots_ ABSL_GUARDED_BY(mutex_);  // by ifindex
   // What was found or put in place before: what is not there any more was
   // taken away by somebody.

@@ -167,11 +167,36 @@ TEST_F(BpfGuardTest, WhatStandsInForAPodIsMadeFirmWhenNobodyWaits) {
   guard_->SetDesired(desired_);
   EXPECT_EQ(kernel_.stand_ins.size(), 2u) << "the pod is being started";
   EXPECT_THAT(kernel_.Hook(fresh, "from_pod"), ElementsAre(life()));
-  loop_.Advance(absl::Seconds(2));
+  loop_.Advance(absl::Seconds(3));
   EXPECT_THAT(kernel_.stand_ins, IsEmpty());
   EXPECT_THAT(kernel_.Hook(fresh, "from_pod"), ElementsAre(life()));
   EXPECT_THAT(kernel_.Hook(fresh, "to_pod"), ElementsAre(life()));
   EXPECT_THAT(repairs_, IsEmpty());
+}
+
+TEST_F(BpfGuardTest, StandInsWaitWhilePodsComeButNotForEver) {
+  guard_->SetDesired(desired_);
+  size_t most = 0;
+  for (int i = 0; i < 120; ++i) {  // one a second
+    const std::string name = absl::StrCat("esp", 10'000'000'000 + i);
+    kernel_.AddLink(name);
+    const auto pod = Pod(name, absl::StrCat("10.244.1.", 6 + i));
+    ASSERT_TRUE(guard_->Protect(pod).ok());
+    desired_.pods.push_back(pod);
+    guard_->SetDesired(desired_);
+    loop_.Advance(absl::Seconds(1));
+    if (i == 50) EXPECT_EQ(kernel_.stand_ins.size(), 2u * 51);
+    most = std::max(most, kernel_.stand_ins.size());
+  }
+  EXPECT_LE(most, 2u * 62);
+  // Now they may be made firm; one after the other.
+  loop_.Advance(absl::Seconds(3));
+  const size_t left = kernel_.stand_ins.size();
+  EXPECT_GT(left, 0u);
+  loop_.Advance(absl::Milliseconds(200));
+  EXPECT_EQ(kernel_.stand_ins.size(), left - 2);
+  loop_.Advance(absl::Seconds(15));
+  EXPECT_THAT(kernel_.stand_ins, IsEmpty());
 }
 
 TEST_F(BpfGuardTest, AStandInThatIsTakenAwayIsReplacedByWhatIsFirm) {
