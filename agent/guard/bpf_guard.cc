@@ -559,8 +559,8 @@ void BpfGuard::SyncAttachments() {
 bool BpfGuard::StandInMayStay(uint32_t ifindex) {
   const base::Instant now = clock_->Now();
   const auto latest = firm_at_.find(ifindex);
-  const bool due = now >= quiet_at_ || latest == firm_at_.end() ||
-                   now >= latest->second;
+  const bool due =
+      now >= quiet_at_ || latest == firm_at_.end() || now >= latest->second;
   if (due && (firming_ == 0 || firming_ == ifindex)) {
     firming_ = ifindex;
     return false;

@@ -133,10 +133,10 @@ class LoaderTest : public PrivateNamespaceTest,
   }
 
   static int CountFilters() {
-    FILE* pipe = popen(
-        absl::StrCat("tc filter show dev ", kPod, " ingress | grep -c id")
-            .c_str(),
-        "r");
+    FILE* pipe =
+        popen(absl::StrCat("tc filter show dev ", kPod, " ingress | grep -c id")
+                  .c_str(),
+              "r");
     int count = -1;
     EXPECT_EQ(fscanf(pipe, "%d", &count), 1);
     pclose(pipe);
@@ -219,8 +219,8 @@ TEST_P(LoaderTest, AStandInOutlivesTheAgentAndGoesLikeTheRest) {
   ASSERT_TRUE(system_->Detach(pod_, BpfProgram::kFromPod).ok());
   EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kMissing);
   stand_in();
-  ASSERT_EQ(system(absl::StrCat("tc filter del dev ", kPod, " ingress").c_str()),
-            0);
+  ASSERT_EQ(
+      system(absl::StrCat("tc filter del dev ", kPod, " ingress").c_str()), 0);
   EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kMissing);
   stand_in();
   ASSERT_TRUE(KernelBpfSystem::Remove(options_).ok());

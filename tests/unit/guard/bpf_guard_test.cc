@@ -207,8 +207,7 @@ TEST_F(BpfGuardTest, AStandInThatIsTakenAwayIsReplacedByWhatIsFirm) {
   kernel_.stand_ins.erase({fresh, guard::BpfProgram::kToPod});
   guard_->SetDesired(desired_);
   EXPECT_THAT(kernel_.Hook(fresh, "to_pod"), ElementsAre(life()));
-  EXPECT_FALSE(
-      kernel_.stand_ins.contains({fresh, guard::BpfProgram::kToPod}));
+  EXPECT_FALSE(kernel_.stand_ins.contains({fresh, guard::BpfProgram::kToPod}));
   EXPECT_THAT(repairs_, ElementsAre("to_pod on esp00000000001"));
 }
 
