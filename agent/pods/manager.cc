@@ -1,11 +1,7 @@
 #include "agent/pods/manager.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <map>
-#include <memory>
-#include <mutex>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -138,30 +134,6 @@ absl::Status Manager::Save() {
   absl::Status status = checkpoint_.Save(allocator_.ToState(), boot_id_);
   dirty_ = !status.ok();
   return status;
-}
-
-std::function<absl::Status()> Manager::BeginSave() {
-  if (dependencies_.disk == nullptr) {
-    return [status = Save()] { return status; };
-  }
-  struct Saving {
-    std::mutex mutex;
-    std::condition_variable ended;
-    std::optional<absl::Status> status;
-  };
-  auto saving = std::make_shared<Saving>();
-  dependencies_.disk->Post([this, saving, state = allocator_.ToState()] {
-    absl::Status status = checkpoint_.Save(state, boot_id_);
-    const std::lock_guard lock(saving->mutex);
-    saving->status = std::move(status);
-    saving->ended.notify_one();
-  });
-  return [this, saving] {
-    std::unique_lock lock(saving->mutex);
-    saving->ended.wait(lock, [&] { return saving->status.has_value(); });
-    dirty_ = !saving->status->ok();
-    return *saving->status;
-  };
 }
 
 void Manager::SaveLater(absl::string_view why, const absl::Status& status) {
@@ -476,17 +448,22 @@ v1::AddResponse Manager::AddNow(const v1::AddRequest& request,
                             "no address can be given",
                             std::string(lease.status().message())));
   }
-  const std::function<absl::Status()> saved = BeginSave();
+  if (const absl::Status saved = Save(); !saved.ok()) {
+    allocator_.Forget(owner);
+    dirty_ = true;
+    return Failed(MakeError(v1::ERROR_CODE_IO,
+                            "the pod's addresses could not be noted on disk",
+                            std::string(saved.message())));
+  }
   const PodNetworkSpec spec = SpecOf(*lease);
   absl::Status guarded;
   const auto before_up = [&] {
     if (dependencies_.guard != nullptr) {
       guarded = dependencies_.guard->Protect(InfoOf(*lease));
     }
-    return guarded.ok() ? saved() : guarded;
+    return guarded;
   };
   const absl::Status status = dependencies_.network->Attach(spec, before_up);
-  const absl::Status on_disk = saved();
   if (!status.ok()) {
     v1::Error error = AttachFailed(*lease, status);
     TellGuard();
@@ -494,10 +471,6 @@ v1::AddResponse Manager::AddNow(const v1::AddRequest& request,
       error = MakeError(v1::ERROR_CODE_TRY_AGAIN_LATER,
                         "the pod's guard is not in place",
                         std::string(guarded.message()));
-    } else if (!on_disk.ok()) {
-      error = MakeError(v1::ERROR_CODE_IO,
-                        "the pod's addresses could not be noted on disk",
-                        std::string(on_disk.message()));
     }
     return Failed(std::move(error));
   }

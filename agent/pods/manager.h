@@ -94,10 +94,6 @@ struct Snapshot {
 // is given out only after the checkpoint that says so is on disk, and given
 // back only after its interfaces are gone.
 //
-// A disk takes milliseconds, and so does the kernel to put a guard in its
-// place: the checkpoint is written on `disk` meanwhile. The pair comes up after
-// both; one that is down and has no lease is deleted by whoever finds it.
-//
 // The kernel takes 20 ms and more to delete an interface pair. DEL therefore
 // takes the way to the pod, notes in the checkpoint what is under way, and
 // answers; the pair is deleted on `reaper`.
@@ -111,9 +107,6 @@ class Manager {
     base::Executor* reaper;       // where interfaces are deleted; may be `self`
     PodGuard* guard = nullptr;    // null: nothing is guarded (tests)
     ModeSource* modes = nullptr;  // null: the settings are all there is
-    // Another thread than `self`, where ADD's checkpoint is written; null: on
-    // `self`, beforehand.
-    base::Executor* disk = nullptr;
   };
 
   // Borrowed; everything posted must have run before this goes.
@@ -162,9 +155,6 @@ class Manager {
 
   absl::Status NotReady() const;
   absl::Status Save();
-  // Begins it on `disk`. What is returned waits for its end, and must be called
-  // before anything else is saved.
-  std::function<absl::Status()> BeginSave();
   void SaveLater(absl::string_view why, const absl::Status& status);
   PodNetworkSpec SpecOf(const ipam::Lease& lease) const;
   bool IsDetaching(const ipam::Lease& lease) const;

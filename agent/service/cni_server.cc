@@ -83,7 +83,7 @@ class CniServer::Impl {
         manager_(options.run_directory, options.state_directory,
                  options.settings,
                  {&network_, &files_, &clock_, &worker_, &reaper_,
-                  options.guard, options.modes, &disk_}),
+                  options.guard, options.modes}),
         worker_(base::kHeartbeatInterval, [this] { manager_.Tick(); }),
         service_(&manager_, &worker_) {}
 
@@ -92,7 +92,6 @@ class CniServer::Impl {
     server_.reset();
     worker_.Stop();
     reaper_.Stop();
-    disk_.Stop();
   }
 
   absl::Status Start(const Options& options) {
@@ -116,7 +115,6 @@ class CniServer::Impl {
   ipam::FileSystem files_;
   base::SteadyClock clock_;
   SerialWorker reaper_;
-  SerialWorker disk_;
   pods::Manager manager_;
   SerialWorker worker_;
   CniService service_;
