@@ -163,7 +163,7 @@ def cheat(scene):
             to, port = getattr(pod, f"ipv{family}"), ports[f"{node.name}-in{family}"]
             inner += [(source, to, port) for source in (third, own, at_node, stranger)]
             inner.append((honest, to, port))
-        send_forged(scene.peer, node, inner, udp=scene.udp)
+        send_forged(scene.peer, node, inner)
 
 
 def assert_only_the_honest_arrived(scene):

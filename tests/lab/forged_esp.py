@@ -21,30 +21,38 @@ NAT_PORT, ESP = 4500, 50
 AHEAD = 3500
 
 
-def _sent(sender, receiver) -> dict[int, int]:
-    return {int(sa["spi"], 16): int(sa["counters"].get("packets", 0))
+def _outbound_sas(sender, receiver) -> dict[int, dict]:
+    return {int(sa["spi"], 16): sa
             for sa in sender.show(receiver.name)["esp_sas"] if sa["direction"] == "out"}
 
 
-def _outbound(sender, receiver) -> tuple[int, bytes, int]:
-    """SPI, key with salt, and how many packets were sent, of the sender's SA.
-    The agent that writes the key log is the sender's."""
+def _sent(sa: dict) -> int:
+    return int(sa["counters"].get("packets", 0))
+
+
+def _outbound(sender, receiver) -> tuple[int, bytes, int, bool]:
+    """SPI, key with salt, how many packets were sent, and whether in UDP (the pair
+    may have fallen back to it), of the sender's SA. The agent that writes the key
+    log is the sender's."""
     keys = {}
     with open(sender.key_log / "esp_sa", newline="") as table:
         for row in csv.reader(table):
             keys[int(row[3], 16)] = (row[4], bytes.fromhex(row[5][2:]))
     # While SAs follow one another, the one that carries the packets.
-    before = _sent(sender, receiver)
-    time.sleep(0.2)
-    growth = {spi: sent - before.get(spi, sent)
-              for spi, sent in _sent(sender, receiver).items() if spi in keys}
-    if growth:
+    before = _outbound_sas(sender, receiver)
+    for _ in range(50):
+        time.sleep(0.2)
+        now = _outbound_sas(sender, receiver)
+        growth = {spi: _sent(sa) - _sent(before.get(spi, sa))
+                  for spi, sa in now.items() if spi in keys}
+        if not growth or max(growth.values()) == 0:
+            continue
         spi = max(growth, key=growth.get)
         cipher, key = keys[spi]
         if "AES-GCM" not in cipher:
             raise LabError(f"no forger for {cipher}")
-        return spi, key, before[spi] + growth[spi]
-    raise LabError(f"no SA of {sender.name} towards {receiver.name} in its key log")
+        return spi, key, _sent(now[spi]), now[spi].get("encapsulated", False)
+    raise LabError(f"no SA of {sender.name} towards {receiver.name} of its key log sends")
 
 
 def _inner(source: str, destination: str, port: int) -> tuple[int, bytes]:
@@ -52,11 +60,11 @@ def _inner(source: str, destination: str, port: int) -> tuple[int, bytes]:
     return (41 if ":" in source else 4), frame[14:]
 
 
-def send_forged(sender, receiver, inner: list[tuple[str, str, int]], *, udp: bool) -> None:
+def send_forged(sender, receiver, inner: list[tuple[str, str, int]]) -> None:
     """One ESP packet each of (inner source, inner destination, UDP port), from
     the sender's node to the receiver's, with ICVs that are right (ESN, high half
     0: the SA must be young)."""
-    spi, key, sent = _outbound(sender, receiver)
+    spi, key, sent, udp = _outbound(sender, receiver)
     aead, salt = AESGCM(key[:-4]), key[-4:]
     frames = []
     for index, (source, destination, port) in enumerate(inner):
