@@ -89,8 +89,9 @@ TEST_F(KernelDatapathTest, TheKernelSendsNatKeepalives) {
     EXPECT_STREQ(std::getenv("ESPALIER_GUEST"), "6.1");
     return;  // the agent sends them
   }
-  // The SA that Start() probes the kernel with may have sent one.
-  usleep(200000);
+  // The SA that Start() probes the kernel with may have sent one. That of a_'s
+  // first start waits for b_ to answer ARP, which is asked each second.
+  sleep(3);
   keepalives();
   for (base::Family outer : {base::Family::kIpv4, base::Family::kIpv6}) {
     SCOPED_TRACE(static_cast<int>(outer));
