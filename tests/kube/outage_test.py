@@ -444,7 +444,8 @@ def test_many_pods_at_once_leave_nothing(installed, pods, traffic):
     for node, was in zip(installed.nodes, before):
         wait_until(lambda: counted(node) == was, 60, f"{node.name} is as before")
         wait_until(lambda: not words_of(node) & addresses, 30, "no address is left")
-    # One tunnel carried them all.
-    assert security_associations(first, second) <= associations
+    # One tunnel carried them all; the pair that a rekey replaces may stay longer than
+    # the one before did.
+    assert security_associations(first, second) <= associations + 2 < PODS_AT_ONCE
     print(f"and gone without a trace after {time.monotonic() - begin:.1f} s")
     assert_nothing_lost(traffic)
