@@ -60,7 +60,8 @@ SANITIZER_ENV = {
 # Of a failed test's output, the lines that say why: pytest's, GoogleTest's.
 TELLING = re.compile(r"E  |FAILED |.*: Failure$|\[  FAILED  \]|.*\bTimeout\b|.*Sanitizer: ")
 TELLING_LINES = 12
-COLOURS = re.compile(r"\x1b\[[0-9;]*m|\[[0-9;]+m")
+# As a terminal has them, and as ctest writes them into XML.
+COLOURS = re.compile(r"(\x1b|\[NON-XML-CHAR-0x1B\])\[[0-9;]*m|\[NON-XML-CHAR-0x1B\]|\[[0-9;]+m")
 
 
 @dataclasses.dataclass
