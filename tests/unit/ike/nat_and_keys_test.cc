@@ -238,6 +238,11 @@ TEST_F(PublicKeys, AKeyIsWithdrawnWhileItsSignatureIsVerified) {
   lab_.Run(absl::Seconds(3));
   EXPECT_TRUE(b.Established().empty());
   EXPECT_TRUE(b.sas.empty());
+  // Nothing of it stands in the way of the next.
+  Trust(b, a, {keys_["a"]});
+  b.core.Establish(lab_.now(), PeerId(1));
+  lab_.Run(absl::Minutes(2));
+  EXPECT_TRUE(lab_.PassBoth(a, b));
 }
 
 TEST_F(PublicKeys, ASharedKeyDoesNotStandInForASignature) {
