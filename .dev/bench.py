@@ -21,7 +21,7 @@ import paths
 
 SCRIPTS = paths.ROOT / "tests/bench"
 RECORDS = paths.ROOT / "docs/benchmarks"
-OF_A_CLUSTER = {"idle_agent"}
+OF_A_CLUSTER = {"cluster", "idle_agent"}
 
 
 def find() -> dict[str, list[str]]:

@@ -24,7 +24,6 @@ RUNS = (
 
 
 def main() -> int:
-    subprocess.run([ROOT / "dev", "image", "release"], check=True, stdout=subprocess.DEVNULL)
     environment = {**os.environ, **COUNTS,
                    "ESPALIER_IMAGE": str(ROOT / "build/image/release/espalier.tar")}
     failed = []
