@@ -130,25 +130,18 @@ class FakeBpfSystem : public guard::BpfSystem {
   absl::Status Attach(uint32_t ifindex, guard::BpfProgram program) override {
     if (Fails()) return Error();
     if (!kernel_->links.contains(ifindex)) return absl::NotFoundError("gone");
-    std::vector<int>& hook = kernel_->Hook(ifindex, guard::HookName(program));
-    std::erase_if(hook, [](int life) { return life != 0; });
-    hook.insert(hook.begin(), life_);
+    PutFirst(ifindex, program, "attach ");
     kernel_->stand_ins.erase({ifindex, program});
-    kernel_->journal.push_back(
-        absl::StrCat("attach ", guard::HookName(program)));
     return absl::OkStatus();
   }
   absl::Status AttachAtOnce(uint32_t ifindex,
                             guard::BpfProgram program) override {
     if (Fails()) return Error();
     if (!kernel_->links.contains(ifindex)) return absl::NotFoundError("gone");
-    std::vector<int>& hook = kernel_->Hook(ifindex, guard::HookName(program));
+    const auto& hook = kernel_->Hook(ifindex, guard::HookName(program));
     if (std::ranges::count(hook, life_) != 0) return absl::OkStatus();
-    std::erase_if(hook, [](int life) { return life != 0; });
-    hook.insert(hook.begin(), life_);
+    PutFirst(ifindex, program, "stand in ");
     kernel_->stand_ins.insert({ifindex, program});
-    kernel_->journal.push_back(
-        absl::StrCat("stand in ", guard::HookName(program)));
     return absl::OkStatus();
   }
   absl::Status Detach(uint32_t ifindex, guard::BpfProgram program) override {
@@ -179,6 +172,12 @@ class FakeBpfSystem : public guard::BpfSystem {
   }
 
  private:
+  void PutFirst(uint32_t ifindex, guard::BpfProgram program, const char* how) {
+    std::vector<int>& hook = kernel_->Hook(ifindex, guard::HookName(program));
+    std::erase_if(hook, [](int life) { return life != 0; });
+    hook.insert(hook.begin(), life_);
+    kernel_->journal.push_back(absl::StrCat(how, guard::HookName(program)));
+  }
   bool Fails() { return ++calls_ == fail_at_; }
   static absl::Status Error() {
     return absl::ResourceExhaustedError("no memory (a test says so)");
