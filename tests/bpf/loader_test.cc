@@ -199,6 +199,18 @@ TEST_P(LoaderTest, StandsAtOnceAndIsMadeFirm) {
   EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kInPlace);
 }
 
+// What only tcx can do to a filter; for a minute at most.
+TEST_P(LoaderTest, WhoeverCameBeforeAStandInIsOvertaken) {
+  ASSERT_TRUE(system_->AttachAtOnce(pod_, BpfProgram::kFromPod).ok());
+  const int foreign = PutForeignFirst(pod_);
+  EXPECT_EQ(Look(pod_, BpfProgram::kFromPod),
+            GetParam() ? Standing::kNotFirst : Standing::kStandIn);
+  ASSERT_TRUE(system_->Attach(pod_, BpfProgram::kFromPod).ok());
+  EXPECT_EQ(Look(pod_, BpfProgram::kFromPod), Standing::kInPlace);
+  EXPECT_EQ(CountFromPod(), 2);
+  close(foreign);
+}
+
 TEST_P(LoaderTest, AStandInOutlivesTheAgentAndGoesLikeTheRest) {
   const auto stand_in = [&] {
     const absl::Status status =
